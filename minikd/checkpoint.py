@@ -1,0 +1,146 @@
+"""The state of a run, to resume from: kept under RUN/state/step-00000500, a folder a step, the newest two.
+
+A state is the exact bytes of every learner's parameters and moments, and whatever JSON the training loop needs
+besides. Each is written whole or not at all (`minikd.atomic`) and under checksums, so that a run killed at any moment
+has a sound one to go on from.
+"""
+
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from minikd.atomic import LEFTOVER, atomic_folder, remove_folder, remove_leftovers, writing
+from minikd.backend import Array
+from minikd.errors import UserError
+from minikd.optim import Moments
+from minikd.reading import read_json_object, reading, verify_sums, write_sums
+from minikd.tensor_file import open_tensors, write_tensors
+
+KEPT = 2
+STEP = re.compile(r"step-(\d{8,})")
+ARRAYS, META = "state.safetensors", "state.json"
+
+
+@dataclass
+class LearnerState:
+    """What one learner has become: its flat parameters (N,) and AdamW's moments of them."""
+
+    parameters: Array
+    moments: Moments
+
+
+@dataclass
+class RunState:
+    """Everything that a run needs to go on after `step` steps; `meta` is whatever JSON can hold."""
+
+    step: int
+    learners: dict[str, LearnerState]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def save_state(run: str | os.PathLike[str], state: RunState) -> Path:
+    """Save under RUN/state, whole or not at all, keep the newest two up to this step, and return the state's folder.
+
+    States of later steps go too: a run that saves an earlier one had to resume before them. Raises UserError when the
+    folder cannot be written; the states already there are then as they were.
+    """
+    folder = Path(run) / "state" / f"step-{state.step:08d}"
+    arrays = {}
+    for name, learner in state.learners.items():
+        arrays[f"{name}.parameters"] = learner.parameters
+        arrays[f"{name}.first_moment"] = learner.moments.first
+        arrays[f"{name}.second_moment"] = learner.moments.second
+    updates = {name: learner.moments.updates for name, learner in state.learners.items()}
+    meta = json.dumps({"step": state.step, "updates": updates, "meta": state.meta}, indent=2)
+    with atomic_folder(folder) as new:
+        (new / META).write_text(meta + "\n", encoding="utf-8")
+        write_tensors(new / ARRAYS, arrays)
+        write_sums(new)
+    _prune(folder)
+    return folder
+
+
+def load_state(folder: str | os.PathLike[str]) -> RunState:
+    """Read one state back, as NumPy arrays; UserError when it is not, byte for byte, what was saved."""
+    folder = Path(folder)
+    verify_sums(folder, required=(ARRAYS, META))
+    fields, arrays = read_json_object(folder / META), open_tensors(folder / ARRAYS)
+    try:
+        learners = {
+            name: LearnerState(
+                arrays[f"{name}.parameters"].read(),
+                Moments(arrays[f"{name}.first_moment"].read(), arrays[f"{name}.second_moment"].read(), updates),
+            )
+            for name, updates in fields["updates"].items()
+        }
+        return RunState(fields["step"], learners, fields["meta"])
+    except (KeyError, AttributeError) as error:
+        raise UserError(f"{folder}: sound, but not a state that this version of minikd writes") from error
+
+
+def latest(run: str | os.PathLike[str], *, report: Callable[[str], None] | None = None) -> RunState:
+    """The newest sound state of a run; each broken one that is passed over goes to `report` as a line.
+
+    `report` prints to the standard error stream if not given. Raises UserError when there is no sound state.
+    """
+    report = report or (lambda line: print(line, file=sys.stderr))
+    folders = _state_folders(Path(run) / "state")
+    for folder in reversed(folders):
+        try:
+            return load_state(folder)
+        except UserError as error:
+            report(f"passed over a broken state: {error}")
+    found = f"{len(folders)} states, all broken" if folders else "none"
+    raise UserError(f"{run}: wanted a state to resume from; found {found}")
+
+
+def has_state(run: str | os.PathLike[str]) -> bool:
+    """Whether a run has come as far as its first state, sound or not."""
+    return bool(_state_folders(Path(run) / "state"))
+
+
+def prepare_out_folder(path: str | os.PathLike[str], *, resume: bool = False) -> Path:
+    """Make sure that a run can write to the folder `path`: a new or empty one, or with `resume` one of a run.
+
+    Clears away what a killed run left half-written. Raises UserError, and changes nothing, when the folder is not
+    empty, is a file, cannot be written, or has nothing to resume from.
+    """
+    path = Path(path)
+    with writing(path):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file; wanted a folder for the results")
+        if resume and not (has_state(path) or (path / "config.json").exists()):
+            raise UserError(f"{path}: there is no state to resume from; wanted the folder of an unfinished run")
+        path.mkdir(parents=True, exist_ok=True)
+        if not resume and not all(LEFTOVER.fullmatch(entry.name) for entry in path.iterdir()):
+            raise UserError(f"{path} is not empty; wanted a new or empty folder, or to resume the run in it")
+        with tempfile.TemporaryFile(dir=path):
+            pass  # it can be written to
+        for folder in (path, path / "state"):
+            if folder.is_dir():
+                remove_leftovers(folder)
+    return path
+
+
+def _state_folders(states: Path) -> list[Path]:
+    """The states' folders, the oldest step first."""
+    with reading(states):
+        if not states.is_dir():
+            return []
+        steps = {int(match[1]): path for path in states.iterdir() if (match := STEP.fullmatch(path.name))}
+    return [steps[step] for step in sorted(steps)]
+
+
+def _prune(newest: Path) -> None:
+    """Keep `newest` and those just before it."""
+    folders = _state_folders(newest.parent)
+    end = folders.index(newest) + 1
+    for folder in folders[: max(0, end - KEPT)] + folders[end:]:
+        remove_folder(folder)
+    remove_leftovers(newest.parent)
