@@ -1,0 +1,1 @@
+"""The methods, one file each: a step function over the training loop."""
