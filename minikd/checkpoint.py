@@ -70,12 +70,13 @@ def load_state(folder: str | os.PathLike[str]) -> RunState:
     """Read one state back, as NumPy arrays; UserError when it is not, byte for byte, what was saved."""
     folder = Path(folder)
     verify_sums(folder, required=(ARRAYS, META))
-    fields, arrays = read_json_object(folder / META), open_tensors(folder / ARRAYS)
+    fields = read_json_object(folder / META)
+    arrays = {name: tensor.read() for name, tensor in open_tensors(folder / ARRAYS).items()}
     try:
         learners = {
             name: LearnerState(
-                arrays[f"{name}.parameters"].read(),
-                Moments(arrays[f"{name}.first_moment"].read(), arrays[f"{name}.second_moment"].read(), updates),
+                arrays[f"{name}.parameters"],
+                Moments(arrays[f"{name}.first_moment"], arrays[f"{name}.second_moment"], updates),
             )
             for name, updates in fields["updates"].items()
         }

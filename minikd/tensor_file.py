@@ -30,17 +30,18 @@ class StoredTensor:
             with reading(self.path):
                 return self.fetch(self.name)
         except (SafetensorError, AttributeError, TypeError, ValueError) as error:
-            raise UserError(f"{self.path}: {self.name!r} is no array that NumPy can hold: {_line(error)}") from error
+            raise UserError(f"{self.path}: {self.name!r} is no array that NumPy can hold: {error}") from error
 
 
 def open_tensors(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a file by name, none of them read yet; UserError when it is missing, truncated or damaged."""
-    with reading(path), open(path, "rb") as opened:
-        found = f"a file of {opened.seek(0, 2)} bytes"
     try:
-        file = safe_open(path, framework="numpy")
+        with reading(path), open(path, "rb") as opened:  # for the system's own word on a file that cannot be read
+            n_bytes = opened.seek(0, 2)
+            file = safe_open(path, framework="numpy")
     except SafetensorError as error:
-        raise UserError(f"{path}: truncated, damaged or not safetensors: {found}; {_line(error)}") from error
+        found = f"{n_bytes} bytes, {str(error).splitlines()[0][:300]}"
+        raise UserError(f"{path}: truncated, damaged or not safetensors: {found}; wanted a whole file") from error
     fetch_bfloat16 = _bfloat16_fetcher(path)
     tensors = {}
     for name in file.keys():  # noqa: SIM118, it is no mapping
@@ -70,7 +71,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
     try:
         save_file(host, path, metadata={"format": "pt"})
     except SafetensorError as error:
-        raise UserError(f"{path}: cannot be written: {_line(error)}") from error
+        raise UserError(f"{path}: cannot be written: {error}") from error
     path.chmod(path.parent.stat().st_mode & 0o666)  # the library lets its owner alone read it
     read = open_tensors(path)
     for name, x in host.items():
@@ -80,7 +81,3 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
 
 def _bits(x: Array) -> Array:
     return x.view(f"u{x.itemsize}")  # in which a NaN equals itself and -0.0 is not 0.0
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0][:300]

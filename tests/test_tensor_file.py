@@ -118,7 +118,7 @@ def test_every_truncation_is_seen(path, rng):
     for n in range(len(data)):
         path.write_bytes(data[:n])
         message = refusal(path)
-        assert "truncated, damaged or not safetensors" in message and f": a file of {n} bytes; " in message
+        assert "truncated, damaged or not safetensors" in message and f": {n} bytes, " in message
     path.write_bytes(data + b"\0")
     assert "truncated, damaged or not safetensors" in refusal(path)
 
