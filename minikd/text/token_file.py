@@ -1,12 +1,13 @@
 """Token files: the ids of a text in a NumPy file that stays on the disk, for texts larger than memory."""
 
 import hashlib
+import io
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -79,42 +80,50 @@ def tokenize(
 
 def _sound_file(path: Path, corpus: Corpus, tokenizer: Tokenizer) -> TokenFile | None:
     """The token file at `path` if it is whole and holds the tokens of this corpus by this tokenizer."""
-    with suppress(UserError, OSError, ValueError, EOFError, TypeError):
+    with suppress(UserError, OSError, TypeError):
         manifest = Manifest(**read_json_object(path.with_suffix(".json")))
-        ids = np.load(path, mmap_mode="r", allow_pickle=False)
-        made_of = (manifest.corpus, manifest.tokenizer)
-        if made_of != (corpus.fingerprint, tokenizer.fingerprint) or ids.shape != (manifest.n_tokens,):
+        if (manifest.corpus, manifest.tokenizer) != (corpus.fingerprint, tokenizer.fingerprint):
             return None
-        with open(path, "rb") as data:
-            data.seek(ids.offset)
-            if hashlib.file_digest(data, "sha256").hexdigest() == manifest.sha256:
-                return TokenFile(path, ids.size, manifest.n_bytes, ids.dtype, ids.offset)
+        dtype = _dtype(tokenizer)
+        header = _header(manifest.n_tokens, dtype)
+        with open(path, "rb") as file:
+            if file.read(len(header)) == header and _sha256_of_rest(file) == manifest.sha256:
+                return TokenFile(path, manifest.n_tokens, manifest.n_bytes, dtype, len(header))
     return None
 
 
 def _write(path: Path, corpus: Corpus, tokenizer: Tokenizer, progress: bool) -> None:
-    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
-    n_tokens, digest = 0, hashlib.sha256()
+    dtype, n_tokens, digest = _dtype(tokenizer), 0, hashlib.sha256()
     with reading(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
     with atomic_write(path, binary=True) as file:
-        _write_header(file, 0, dtype)
+        file.write(_header(0, dtype))
         for ids in _token_ids(corpus, tokenizer, progress):
             data = ids.astype(dtype).tobytes()
             file.write(data)
             digest.update(data)
             n_tokens += ids.size
         file.seek(0)
-        _write_header(file, n_tokens, dtype)
+        file.write(_header(n_tokens, dtype))
     manifest = Manifest(corpus.fingerprint, tokenizer.fingerprint, corpus.n_bytes, n_tokens, digest.hexdigest())
     write_json(path.with_suffix(".json"), asdict(manifest))
 
 
-def _write_header(file: IO[bytes], n_tokens: int, dtype: np.dtype) -> None:
-    """A `.npy` header, which NumPy makes equally long whatever `n_tokens`, so that an array may grow in place."""
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (n_tokens,)}
-    np.lib.format.write_array_header_1_0(file, header)
+def _dtype(tokenizer: Tokenizer) -> np.dtype:
+    return np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+
+
+def _header(n_tokens: int, dtype: np.dtype) -> bytes:
+    """The header of a `.npy` file; NumPy makes it equally long for every `n_tokens`, so that a file can grow."""
+    header = io.BytesIO()
+    fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (n_tokens,)}
+    np.lib.format.write_array_header_1_0(header, fields)
+    return header.getvalue()
+
+
+def _sha256_of_rest(file: BinaryIO) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _token_ids(corpus: Corpus, tokenizer: Tokenizer, progress: bool) -> Iterator[Array]:

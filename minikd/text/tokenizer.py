@@ -30,7 +30,7 @@ TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 
 PIECE_CHARACTERS = 64 * 1024
 PIECES_AT_ONCE = 16  # encoded side by side on the machine's cores
-LONGEST_PIECE = 2**20
+LONGEST_PIECE = 256 * 1024
 CHECKED_AT_ONCE = 2**20
 
 # Places where text may be cut without changing its tokens. GPT-2's pattern (and those of its successors) lets a match
@@ -82,7 +82,8 @@ class Tokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        backend.train_from_iterator(safe_pieces(text), trainer)
+        # the trainer's time is quadratic in the length of a word, and a text may be without white space
+        backend.train_from_iterator(safe_pieces(text, size=1024, longest=2048), trainer)
         supported = backend.get_vocab_size()
         if supported < vocab_size:
             raise UserError(
@@ -227,17 +228,17 @@ def check_ids(ids: Any, vocab_size: int, name: str) -> None:
             )
 
 
-def safe_pieces(text: Iterable[str], size: int = PIECE_CHARACTERS) -> Iterator[str]:
-    """The same text in pieces of about `size` characters, cut where no token can span the cut.
+def safe_pieces(text: Iterable[str], size: int = PIECE_CHARACTERS, longest: int = LONGEST_PIECE) -> Iterator[str]:
+    """The same text in pieces of at least `size` characters, cut where no token can span the cut.
 
-    Text without such a place (a million characters without a space) is cut all the same. Where the cuts are does not
-    depend on the pieces in which `text` arrives.
+    A piece that finds no such place before it is `longest` is cut all the same. Where the cuts are does not depend on
+    the pieces in which `text` arrives.
     """
     rest = ""
     for piece in text:
         rest += piece
         start = 0
-        while (cut := _next_cut(rest, start, size)) is not None:
+        while (cut := _next_cut(rest, start, size, longest)) is not None:
             yield rest[start:cut]
             start = cut
         if start:
@@ -246,9 +247,9 @@ def safe_pieces(text: Iterable[str], size: int = PIECE_CHARACTERS) -> Iterator[s
         yield rest
 
 
-def _next_cut(text: str, start: int, size: int) -> int | None:
-    """Where to cut `text` after `start`, at least `size` characters on; None when that takes more text to tell."""
-    end = start + max(size, LONGEST_PIECE)
+def _next_cut(text: str, start: int, size: int, longest: int) -> int | None:
+    """Where to cut `text` after `start`, `size` to `longest` characters on; None when that takes more text to tell."""
+    end = start + longest
     found = SAFE_CUT.search(text, start + size, end)
     if found is None and len(text) > end:
         found = GPT2_CUT.search(text, start + size, end)

@@ -1,0 +1,274 @@
+"""The main job: a teacher, and its students by every method, on equal terms."""
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from minikd.atomic import write_json
+from minikd.backend import to_host
+from minikd.distill.methods import DistillConfig
+from minikd.distill.scratch import scratch
+from minikd.job import Data, Machine, ModelConfig, RunConfig, TextConfig, load, look, new_data, run
+from minikd.model_folder import save_model
+from minikd.models import GPT2
+from minikd.report import NextWords, Point, write_report
+from minikd.run_folder import RunFolder
+from minikd.softmax import softmax
+from minikd.text import Batches
+from minikd.train import Learner, Tick, TrainConfig, train_step
+from minikd.versions import versions
+
+STUDENTS = ("scratch", "soft", "hard", "sequence", "codistill")
+WORD_TEMPERATURES = (1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The sizes of a comparison."""
+
+    vocab_size: int
+    teacher: ModelConfig
+    student: ModelConfig
+    training: TrainConfig
+    teacher_learning_rate: float
+    methods: dict[str, DistillConfig] = field(default_factory=dict)
+
+
+PRESETS = {
+    "tiny": Preset(
+        vocab_size=512,
+        teacher=ModelConfig(n_layer=2, n_head=2, n_embd=64),
+        student=ModelConfig(n_layer=1, n_head=2, n_embd=32),
+        training=TrainConfig(steps=100, batch_size=8, context=64, warmup_steps=10, eval_every=20),
+        teacher_learning_rate=3e-3,
+        methods={"sequence": DistillConfig(corpus_tokens=20_000)},
+    ),
+    "lesson": Preset(
+        vocab_size=1024,
+        teacher=ModelConfig(n_layer=4, n_head=4, n_embd=128),
+        student=ModelConfig(n_layer=2, n_head=2, n_embd=64),
+        training=TrainConfig(steps=600, batch_size=16, context=128, eval_every=50),
+        teacher_learning_rate=3e-3,
+    ),
+    "small": Preset(
+        vocab_size=4096,
+        teacher=ModelConfig(n_layer=6, n_head=6, n_embd=384),
+        student=ModelConfig(n_layer=3, n_head=3, n_embd=192),
+        training=TrainConfig(steps=2000, batch_size=8, context=256, eval_every=100, learning_rate=1e-3),
+        teacher_learning_rate=1e-3,
+        methods={"sequence": DistillConfig(corpus_tokens=2_000_000)},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """How large a comparison; a ValueError names the field that cannot be."""
+
+    preset: Literal["tiny", "lesson", "small"] = "lesson"
+    """sizes of models, vocabulary and training: tiny is for trying out (seconds), lesson takes minutes, small hours"""
+    steps: int | None = None
+    """updates of the weights; the preset's number if not given"""
+    seeds: int = 1
+    """repetitions with other initial weights and another order of the text, for standard errors"""
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset is {self.preset!r}; wanted one of {', '.join(PRESETS)}")
+        for name in ("steps", "seeds"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; wanted at least 1")
+
+
+def compare(text: TextConfig, config: CompareConfig, run_config: RunConfig, out: Path, *, resume: bool = False) -> None:
+    """Train a teacher and five students of one size on a text, and leave runs, report and figures in `out`.
+
+    All students start from the same weights and see the same text in the same order (`sequence`: the teacher's
+    text). With `resume`, what is finished is kept. The first seed's runs lie in `out`, further ones in `out/seed-K`.
+    """
+    preset = PRESETS[config.preset]
+    training = preset.training if config.steps is None else shortened(preset.training, config.steps)
+    machine = Machine.of(run_config)
+    with machine.workers:
+        text = replace(text, vocab_size=text.vocab_size or preset.vocab_size)
+        data = new_data(text, out / "text", quiet=machine.quiet)
+        places = [out if k == 0 else out / f"seed-{k}" for k in range(config.seeds)]
+        rows = []
+        for k, place in enumerate(places):
+            train_all(preset, training, data, machine, run_config.seed + k, place, resume=resume)
+            rows.append(measure_all(place, data, training, machine))
+        report = {
+            "corpus": data.name,
+            "vocab_size": data.tokenizer.vocab_size,
+            "seeds": config.seeds,
+            "device": machine.name,
+            "versions": versions(),
+            "settings": {"preset": config.preset, **asdict(replace(preset, training=training))},
+            "runs": [over_seeds([row[name] for row in rows]) for name in ("teacher", *STUDENTS)],
+        }
+        write_report(out, report, curves(places), next_words(out, data, training.context, machine))
+
+
+def shortened(training: TrainConfig, steps: int) -> TrainConfig:
+    """The same training in another number of steps, with as many looks at the validation text."""
+    ratio = steps / training.steps
+    return replace(
+        training,
+        steps=steps,
+        warmup_steps=round(training.warmup_steps * ratio),
+        eval_every=max(1, round(training.eval_every * ratio)),
+    )
+
+
+def train_all(
+    preset: Preset, training: TrainConfig, data: Data, machine: Machine, seed: int, place: Path, *, resume: bool
+) -> None:
+    """All runs of one seed, each in its folder; the co-distilled student rides along with the teacher's training."""
+    sizes = data.tokenizer.vocab_size, training.context
+    teacher = machine.new_model(preset.teacher.gpt2(*sizes), (seed, 1))
+    speed = teacher_speed(teacher, data, training, machine)
+    for method in ("codistill", "scratch", "soft", "hard", "sequence"):
+        folder = place / method
+        if not (resume and (folder / "result.json").exists()):
+            run(
+                method,
+                folder,
+                machine.new_model(preset.student.gpt2(*sizes), (seed, 0)),
+                data,
+                training,
+                machine,
+                distill_config=preset.methods.get(method, DistillConfig()),
+                teacher=teacher,
+                teacher_learning_rate=preset.teacher_learning_rate,
+                seed=seed,
+                resume=resume,
+            )
+        if method == "codistill":
+            teacher, _ = load(folder / "teacher", machine)
+            keep_teacher(teacher, data, folder, place / "teacher", speed)
+
+
+def teacher_speed(teacher: GPT2, data: Data, training: TrainConfig, machine: Machine) -> float:
+    """Training throughput of the teacher alone, in tokens a second, over a few steps of a copy.
+
+    Its real training is shared with the co-distilled student, so its own speed cannot be read from that.
+    """
+    copy = GPT2(teacher.config, teacher.params.with_flat(teacher.params.flat.copy()))
+    learners = {"student": Learner.of(copy, training)}
+    step, batches = scratch(copy), Batches(data.train, training.batch_size, training.context, seed=0)
+    n_steps = min(10, training.steps)
+    for i in range(1 + n_steps):
+        if i == 1:  # the first step warms up
+            start = time.perf_counter()
+        seen = train_step(learners, step, batches(i), Tick(i, 1 + n_steps), training, machine.workers)
+    float(seen["student"][0])  # waits for the device
+    return n_steps * training.batch_size * training.context / (time.perf_counter() - start)
+
+
+def keep_teacher(teacher: GPT2, data: Data, codistilled: Path, folder: Path, speed: float) -> None:
+    """Give the teacher, which was trained in the co-distillation's folder, a run folder of its own."""
+    save_model(folder / "model", teacher.config, teacher.params, data.tokenizer)
+    own = RunFolder(folder)
+    own.rewind(0)
+    for record in RunFolder(codistilled).records():
+        own.log({"step": record["step"], "student": record["teacher"]})
+    values = {"parameters": teacher.params.flat.size, "tokens_per_second": speed, "label_bytes_per_token": 0.0}
+    write_json(folder / "result.json", values)
+
+
+def measure_all(place: Path, data: Data, training: TrainConfig, machine: Machine) -> dict[str, dict[str, Any]]:
+    """Every model of one seed on the validation text, beside the teacher; a row of the report for each name."""
+    teacher, _ = load(place / "teacher" / "model", machine)
+    seen, byte_lengths = data.validation[: training.eval_tokens], data.tokenizer.byte_lengths
+    rows = {}
+    for name in ("teacher", *STUDENTS):
+        model, _ = load(place / name / "model", machine)
+        beside = None if name == "teacher" else teacher
+        evaluation = look(model, seen, byte_lengths, training.context, machine, teacher=beside)
+        result = json.loads((place / name / "result.json").read_text(encoding="utf-8"))
+        rows[name] = {
+            "name": name,
+            "parameters": result["parameters"],
+            "val_loss": evaluation.val_loss,
+            "bits_per_byte": evaluation.bits_per_byte,
+            "agreement": evaluation.agreement,
+            "kl_to_teacher": evaluation.kl_to_teacher,
+            "tokens_per_second": result["tokens_per_second"],
+            "label_bytes_per_token": result["label_bytes_per_token"],
+        }
+    worst, best = rows["scratch"]["val_loss"], rows["teacher"]["val_loss"]
+    for row in rows.values():
+        row["gain_over_scratch"] = worst - row["val_loss"]
+        row["gap_closed"] = row["gain_over_scratch"] / (worst - best) if worst != best else None
+    return rows
+
+
+def over_seeds(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """One row of the report from the same run's rows of every seed: means, and the standard error of the loss.
+
+    `gain_over_scratch` is paired: of each seed's difference to the student of the same seed that had no teacher.
+    """
+    mean = {
+        key: value if isinstance(value, str | int) else None if value is None else float(np.mean([r[key] for r in rows]))
+        for key, value in rows[0].items()
+    }
+    losses = [row["val_loss"] for row in rows]
+    return mean | {
+        "val_loss_se": standard_error(losses),
+        "gain_over_scratch_se": standard_error([row["gain_over_scratch"] for row in rows]),
+        "perplexity": math.exp(mean["val_loss"]),
+        "val_losses": losses,
+    }
+
+
+def standard_error(values: list[float]) -> float | None:
+    """Of the mean; None for a single value."""
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+
+
+def curves(places: list[Path]) -> dict[str, list[Point]]:
+    """Validation loss against steps of every run: mean and standard error over the seeds."""
+    result = {}
+    for name in ("teacher", *STUDENTS):
+        seeds = [RunFolder(place / name).records() for place in places]
+        losses = [{r["step"]: r["student"]["val_loss"] for r in seed if "val_loss" in r["student"]} for seed in seeds]
+        result[name] = [
+            Point(step, float(np.mean(values)), standard_error(values))
+            for step in losses[0]
+            if (values := [loss[step] for loss in losses])
+        ]
+    return result
+
+
+def next_words(place: Path, data: Data, context: int, machine: Machine, n_words: int = 8) -> NextWords:
+    """What every model expects next at a place of the validation text where the teacher is right, but in doubt."""
+    ids = data.validation[: context + 1].astype(np.int64)
+    models = {name: load(place / name / "model", machine)[0] for name in ("teacher", *STUDENTS)}
+    logits = {name: to_host(model(machine.xp.asarray(ids[None, :-1]))[0])[0] for name, model in models.items()}
+    at = doubtful_place(logits["teacher"], ids[1:])
+    words = np.argsort(-logits["teacher"][at], kind="stable")[:n_words]
+    return NextWords(
+        text=data.tokenizer.decode(ids[: at + 1]),
+        next_word=data.tokenizer.decode(ids[at + 1 : at + 2]),
+        words=[data.tokenizer.decode([word]) for word in words],
+        probabilities={
+            name: {t: softmax(rows[at], temperature=t)[0][words].tolist() for t in WORD_TEMPERATURES}
+            for name, rows in logits.items()
+        },
+    )
+
+
+def doubtful_place(logits: np.ndarray, following: np.ndarray) -> int:
+    """The place in the latter half of a text (T, V) with the highest entropy among those where the argmax is right."""
+    p, _ = softmax(logits)
+    entropy = -(p * np.log(np.maximum(p, np.finfo(p.dtype).tiny))).sum(axis=-1)
+    right = logits.argmax(axis=-1) == following
+    later = np.arange(len(logits)) >= len(logits) // 2
+    chosen = later & right if (later & right).any() else later
+    return int(np.where(chosen, entropy, -1).argmax())
