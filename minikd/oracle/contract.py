@@ -25,10 +25,10 @@ class Leaf:
 
     @property
     def scale(self) -> float:
-        """A power of two near the size of its entries; 1 if all are 0."""
+        """A power of two near the median size of its entries that are not 0; 1 if all are."""
         values = to_float64(self.array)
         values = values[np.isfinite(values) & (values != 0)]
-        return 2.0 ** round(math.log2(np.sqrt(np.mean(values**2)))) if values.size else 1.0
+        return 2.0 ** round(math.log2(np.median(np.abs(values)))) if values.size else 1.0
 
 
 @dataclass
@@ -87,7 +87,7 @@ def pull(f: Callable, args: Sequence[Any], wrt: int | Sequence[int] | None, rng:
 
 def inner_size(cotangents: list[np.ndarray], values: list[np.ndarray]) -> float:
     """L2 norm of cotangent * value over all parts, without the entries that are not finite."""
-    products = [np.where(np.isfinite(y), c * np.nan_to_num(y), 0) for c, y in zip(cotangents, values, strict=True)]
+    products = [c * np.where(np.isfinite(y), y, 0) for c, y in zip(cotangents, values, strict=True)]
     return math.hypot(*(float(np.linalg.norm(product)) for product in products))
 
 

@@ -128,7 +128,8 @@ class Probe:
         xp = get_array_module(array)
         array[...] = xp.asarray(start + displacement)
         try:
-            return [to_float64(part) for part in self._parts()]
+            with np.errstate(all="ignore"):  # a step may leave the function's domain
+                return [to_float64(part) for part in self._parts()]
         finally:
             array[...] = xp.asarray(start)
 
@@ -136,11 +137,11 @@ class Probe:
         return parts_of(value_and_vjp(self._f, self._args)[0])
 
     def _difference(self, some: list[np.ndarray], others: list[np.ndarray]) -> float:
-        """cotangent . (some - others), value by value before the sum; equal infinities differ by 0."""
+        """cotangent . (some - others), value by value before the sum; where both are -inf (log 0), they differ by 0."""
         total = 0.0
         with np.errstate(invalid="ignore"):
             for c, a, b in zip(self._cotangents, some, others, strict=True):
-                total += float(np.sum(c * np.where(a == b, 0, a - b)))
+                total += float(np.sum(c * np.where((a == b) & (a == -np.inf), 0, a - b)))
         return total
 
 

@@ -138,6 +138,16 @@ def test_accepts_any_size_of_numbers(rng, scale):
     assert_vjp(lambda x: (scale * np.exp(x), lambda dy: dy * scale * np.exp(x)), x)
 
 
+def test_accepts_numbers_that_are_small_beside_what_changes_the_function(rng):
+    assert_vjp(forward_kl, 1e-3 * rng.normal(size=(2, 41)), 1e-3 * rng.normal(size=(2, 41)), wrt=0)
+
+
+def test_steps_out_of_the_domain_do_not_warn(rng):
+    x = np.array([1e-3, 1.0])
+    assert_vjp(lambda x: (np.log(x), lambda dy: dy / x), x)
+    assert not check_vjp(lambda x: (np.log(x), lambda dy: 2 * dy / x), [x]).passed
+
+
 def test_runs_on_both_kinds_of_array(xp, affine_args, rng):
     arrays = [xp.asarray(x) for x in affine_args]
     assert_vjp(affine, *arrays)
