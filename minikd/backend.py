@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -114,8 +115,8 @@ def sum_rows(x: Array) -> Array:
 def add_rows(ids: Array, rows: Array, n: int) -> Array:
     """table (n, C) whose row i is the sum of those `rows` (N, C) whose id is i; ids (N,) in [0, n).
 
-    Rows are added in the order in which they stand, so the result is the same on every run (`add.at` on a GPU adds
-    in whatever order its threads arrive).
+    The order of the additions is fixed, so the result is the same on every run (`add.at` on a GPU adds in whatever
+    order its threads arrive).
     """
     xp = get_array_module(rows)
     order = xp.argsort(ids, kind="stable")
@@ -131,7 +132,13 @@ def add_rows(ids: Array, rows: Array, n: int) -> Array:
 
 def _sum_segments(xp: Any, rows: Array, order: Array, starts: Array, ends: Array) -> Array:
     """(S, C): row s is the sum of rows[order[starts[s]:ends[s]]], added from left to right."""
-    kernel = xp.ElementwiseKernel(
+    total = xp.empty((starts.size, rows.shape[-1]), dtype=rows.dtype)
+    return _segment_kernel(xp)(rows, order, starts, ends, rows.shape[-1], total)
+
+
+@cache
+def _segment_kernel(xp: Any) -> Any:
+    return xp.ElementwiseKernel(
         "raw T rows, raw I order, raw I starts, raw I ends, int64 n_channels",
         "T total",
         """
@@ -142,5 +149,3 @@ def _sum_segments(xp: Any, rows: Array, order: Array, starts: Array, ends: Array
         """,
         "minikd_sum_segments",
     )
-    total = xp.empty((starts.size, rows.shape[-1]), dtype=rows.dtype)
-    return kernel(rows, order, starts, ends, rows.shape[-1], total)
