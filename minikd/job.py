@@ -56,6 +56,9 @@ class ModelConfig:
     dropout: float = 0.0
     """dropout on embeddings, attention weights and residual branches"""
 
+    def __post_init__(self) -> None:
+        self.gpt2(vocab_size=1, n_positions=1)
+
     def gpt2(self, vocab_size: int, n_positions: int) -> GPT2Config:
         """The configuration of a GPT-2 of this size; ValueError when there is none."""
         return GPT2Config(

@@ -223,7 +223,8 @@ def train(
             done += 1
             pending.append((done, seen))
             progress.update(tokens_a_step)
-            last = done == config.steps or bool(interrupted)
+            stopping = bool(interrupted)
+            last = done == config.steps or stopping
             looks, saves = done % config.eval_every == 0 or last, done % config.save_every == 0 or last
             if done % config.log_every == 0 or looks or saves:
                 record = summary(pending, config, folder)
@@ -238,7 +239,7 @@ def train(
                 folder.log(record)
             if saves:
                 save(learners, folder, done, seconds)
-            if interrupted and done < config.steps:
+            if stopping and done < config.steps:
                 raise Interrupted(f"stopped after step {done} of {config.steps}; its state is saved in {folder.folder}")
     return config.steps * tokens_a_step / seconds
 
@@ -257,9 +258,10 @@ def summary(
         for at, values in pending:
             loss, norm = (float(value) for value in values[name])
             if not (np.isfinite(loss) and np.isfinite(norm)):
+                kept = f"states saved before are in {folder.folder}; " if has_state(folder.folder) else ""
                 raise UserError(
                     f"the {name}'s loss is {loss} and its gradient's length {norm} at step {at}: training diverged; "
-                    f"states saved before are in {folder.folder}; a lower --learning-rate may help"
+                    f"{kept}a lower --learning-rate may help"
                 )
             losses.append(loss)
         record[name] = {"loss": sum(losses) / len(losses), "gradient_norm": norm}

@@ -28,8 +28,8 @@ class DistillConfig:
     """weight of the teacher's labels against the text, 0 to 1 (soft, hard, codistill); each method has its default"""
     temperature: float = 1.0
     """temperature of both distributions (soft, codistill)"""
-    divergence: str = "forward_kl"
-    """how far the student is from the teacher (soft, codistill): forward_kl, reverse_kl or js"""
+    divergence: Literal["forward_kl", "reverse_kl", "js"] = "forward_kl"
+    """how far the student is from the teacher (soft, codistill)"""
     schedule: Schedule = "constant"
     """how alpha moves through training (soft, hard, codistill)"""
     start: float = 0.6

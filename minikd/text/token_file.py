@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -122,7 +121,7 @@ def _header(n_tokens: int, dtype: np.dtype) -> bytes:
     return header.getvalue()
 
 
-def _sha256_of_rest(file: BinaryIO) -> str:
+def _sha256_of_rest(file: io.BufferedReader) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -106,7 +106,7 @@ class Tokenizer:
         try:
             backend = tokenizers.Tokenizer.from_buffer(data)
         except Exception as error:
-            reason = str(error).splitlines()[0]
+            reason = str(error).partition("\n")[0]
             raise UserError(f"{file}: not a tokenizer ({reason}); wanted a tokenizer.json") from error
         vocab = backend.get_vocab()
         if not vocab or max(vocab.values()) > 2 * len(vocab) + N_BYTES:

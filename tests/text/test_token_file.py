@@ -233,12 +233,12 @@ def test_peak_memory_does_not_grow_with_the_text(tmp_path, shared_data):
     words = np.array((shared_data / "tinyshakespeare.txt").read_text().split())
     rng = np.random.default_rng(0)
     peaks = []
-    for n_copies in (10, 100):
+    for n_copies in (5, 50):
         text = tmp_path / f"{n_copies}.txt"
         with text.open("w") as file:
             for _ in range(n_copies):
                 file.write("\n".join(map(" ".join, np.array_split(rng.permutation(words), 20_000))) + "\n")
         program = [sys.executable, "-c", MEMORY_PROGRAM, text, tmp_path / f"{n_copies}"]
         peaks.append(float(subprocess.run(program, capture_output=True, text=True, check=True).stdout))
-    # the longer text has 100 MB, 60 MB of them in token files: less than half of either may show
-    assert peaks[1] - peaks[0] < 25 and peaks[1] < 300
+    # the longer text has 50 MB more, its token files 30 MB more: less than half of either may show
+    assert peaks[1] - peaks[0] < 15, peaks

@@ -1,0 +1,7 @@
+"""`python -m minikd`: the same as `minikd`."""
+
+import sys
+
+from minikd.cli import main
+
+sys.exit(main())

@@ -1,0 +1,294 @@
+"""The command line: `minikd compare | train | distill | sample | eval | info`.
+
+Options are the fields of the configuration dataclasses, whose docstrings are the help. What a person got wrong
+becomes one line on the standard error stream and exit code 2.
+"""
+
+import json
+import math
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import (
+    App,
+    CoercionError,
+    CycloptsError,
+    Group,
+    MissingArgumentError,
+    Parameter,
+    RepeatArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
+
+from minikd import commands
+from minikd.commands import Call, NewTeacherConfig
+from minikd.compare import CompareConfig
+from minikd.distill.methods import DistillConfig, Method
+from minikd.errors import Interrupted, UserError
+from minikd.job import MachineConfig, ModelConfig, RunConfig, TextConfig
+from minikd.models.generate import Sampling
+from minikd.options import fill_in, flat, nearest, wanted
+from minikd.train import TrainConfig
+from minikd.versions import package_version
+
+
+def panel(title: str, place: int) -> Group:
+    """A part of the help, in its place."""
+    return Group(title, sort_key=place)
+
+
+ARGUMENTS, SIZE, TEXT = panel("What", 0), panel("Comparison", 1), panel("Text", 2)
+MODEL, TRAINING, DISTILLATION = panel("Model", 3), panel("Training", 4), panel("Distillation", 5)
+SAMPLING, RUN = panel("Sampling", 6), panel("Run", 7)
+
+Texts = Annotated[TextConfig, Parameter(name="*", group=TEXT)]
+Model = Annotated[ModelConfig, Parameter(name="*", group=MODEL)]
+Training = Annotated[TrainConfig, Parameter(name="*", group=TRAINING)]
+Distillation = Annotated[DistillConfig, Parameter(name="*", group=DISTILLATION)]
+NewTeacher = Annotated[NewTeacherConfig, Parameter(name="*", group=DISTILLATION)]
+Run = Annotated[RunConfig, Parameter(name="*", group=RUN)]
+Machine = Annotated[MachineConfig, Parameter(name="*", group=RUN)]
+Init = Annotated[
+    Path | None, Parameter(group=MODEL, help="a model folder to start from, instead of a new model; sizes are its own")
+]
+Teacher = Annotated[
+    Path | None,
+    Parameter(
+        group=DISTILLATION,
+        help="model folder of the teacher, whose tokenizer is used; codistill makes a new teacher if not given",
+    ),
+]
+Out = Annotated[Path, Parameter(group=RUN, help="folder for the results; new, or empty")]
+Resume = Annotated[bool, Parameter(group=RUN, help="go on with the unfinished run in the folder, with its own options")]
+ConfigFile = Annotated[
+    Path | None, Parameter(name="--config", group=RUN, help="TOML file of options (steps = 600); the command line wins")
+]
+ModelFolder = Annotated[Path, Parameter(group=ARGUMENTS, help="folder of the model")]
+
+
+def shown(default: Any) -> str:
+    """A default in the help."""
+    if default in (None, (), ""):
+        return "none"
+    return {True: "yes", False: "no"}[default] if isinstance(default, bool) else str(default)
+
+
+app = App(
+    name="minikd",
+    help="Distil a small language model on real text: a teacher, and students that learn from it in different ways.",
+    version=package_version("minikd"),
+    config=fill_in,
+    default_parameter=Parameter(negative_iterable=(), show_default=shown),
+)
+
+
+@app.command(sort_key=0)
+def compare(
+    *,
+    size: Annotated[CompareConfig, Parameter(name="*", group=SIZE)] = CompareConfig(),
+    text: Texts = TextConfig(),
+    run: Run = RunConfig(),
+    out: Out = Path("runs/compare"),
+    resume: Resume = False,
+    config: ConfigFile = None,
+) -> None:
+    """Train a teacher, and a student by every method, and report what each method gave."""
+    commands.compare_all(Call("compare", flat(size, text, run), out, resume), text, size, run)
+
+
+@app.command(sort_key=1)
+def train(
+    *,
+    text: Texts = TextConfig(),
+    model: Model = ModelConfig(),
+    init: Init = None,
+    training: Training = TrainConfig(),
+    run: Run = RunConfig(),
+    out: Out = Path("runs/train"),
+    resume: Resume = False,
+    config: ConfigFile = None,
+) -> None:
+    """Train a model on a text; it lies in OUT/model."""
+    call = Call("train", flat(text, model, training, run, init=init), out, resume)
+    commands.train_by("scratch", call, text, model, training, run, init=init)
+
+
+@app.command(sort_key=2)
+def distill(
+    *,
+    text: Texts = TextConfig(),
+    model: Model = ModelConfig(),
+    init: Init = None,
+    training: Training = TrainConfig(),
+    method: Annotated[Method, Parameter(group=DISTILLATION, help="how the student learns")] = "soft",
+    teacher: Teacher = None,
+    distillation: Distillation = DistillConfig(),
+    new_teacher: NewTeacher = NewTeacherConfig(),
+    run: Run = RunConfig(),
+    out: Out = Path("runs/distill"),
+    resume: Resume = False,
+    config: ConfigFile = None,
+) -> None:
+    """Train a student that learns from a teacher; it lies in OUT/model, a co-distilled teacher in OUT/teacher."""
+    options = flat(text, model, training, distillation, new_teacher, run, init=init, method=method, teacher=teacher)
+    commands.train_by(
+        method,
+        Call("distill", options, out, resume),
+        text,
+        model,
+        training,
+        run,
+        distill_config=distillation,
+        new_teacher=new_teacher,
+        teacher_folder=teacher,
+        init=init,
+    )
+
+
+@app.command(sort_key=3)
+def sample(
+    model: ModelFolder,
+    /,
+    *,
+    prompt: Annotated[
+        str, Parameter(group=SAMPLING, allow_leading_hyphen=True, help="how the text begins; may be empty")
+    ] = "",
+    tokens: Annotated[int, Parameter(group=SAMPLING, help="tokens to write, at most")] = 100,
+    n: Annotated[int, Parameter(name=("-n", "--texts"), group=SAMPLING, help="texts to write")] = 1,
+    greedy: Annotated[bool, Parameter(group=SAMPLING, help="always the most likely token: temperature 0")] = False,
+    sampling: Annotated[Sampling, Parameter(name="*", group=SAMPLING)] = Sampling(),
+    run: Run = RunConfig(),
+    config: ConfigFile = None,
+) -> None:
+    """Let a model write."""
+    for name, value in (("tokens", tokens), ("texts", n)):
+        if value < 1:
+            raise UserError(f"{name} is {value}; wanted at least 1")
+    if greedy:
+        sampling = replace(sampling, temperature=0.0)
+    texts = commands.sample_texts(model, prompt, tokens, n, sampling, run)
+    for i, text in enumerate(texts):
+        print(f"--- {i + 1}\n{text}" if n > 1 else text)
+
+
+@app.command(name="eval", sort_key=4)
+def evaluate(
+    model: ModelFolder,
+    /,
+    *,
+    text: Annotated[
+        tuple[Path, ...],
+        Parameter(group=TEXT, help="files or folders of UTF-8 text; Python's own documentation if not given"),
+    ] = (),
+    split: Annotated[
+        Literal["validation", "all"],
+        Parameter(group=TEXT, help="the part of the text that training keeps for validation, or all of it"),
+    ] = "validation",
+    val_fraction: Annotated[
+        float, Parameter(group=TEXT, help="share of the text that is the validation part; as it was in training")
+    ] = TextConfig.val_fraction,
+    context: Annotated[
+        int | None, Parameter(group=TEXT, help="tokens that the model reads at once; as many as it can if not given")
+    ] = None,
+    teacher: Annotated[
+        Path | None, Parameter(group=ARGUMENTS, help="model folder to measure agreement and kl_to_teacher against")
+    ] = None,
+    as_json: Annotated[bool, Parameter(name="--json", group=RUN, help="print one JSON object")] = False,
+    machine: Machine = MachineConfig(),
+    config: ConfigFile = None,
+) -> None:
+    """Measure how well a model predicts a text: by default the part of it that training does not read."""
+    values = commands.evaluate_model(
+        model, text, machine, split=split, val_fraction=val_fraction, context=context, teacher_folder=teacher
+    )
+    if as_json:
+        print(json.dumps({name: value if math.isfinite(value) else None for name, value in values.items()}))
+    else:
+        for name, value in values.items():
+            print(f"{name:14s} {value:.6g}" if isinstance(value, float) else f"{name:14s} {value}")
+
+
+@app.command(sort_key=5)
+def info(
+    folder: Annotated[Path | None, Parameter(group=ARGUMENTS, help="a model folder, or the folder of a run")] = None, /
+) -> None:
+    """Tell versions, device and cores, or what is in a folder."""
+    for line in commands.about(folder):
+        print(line)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 2 when it cannot be done as asked, 130 after Ctrl-C."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # what overflows is told as a loss
+            run_command(sys.argv[1:] if argv is None else argv)
+        print(end="", flush=True)
+        return 0
+    except UserError as error:
+        return say(f"error: {error}", 2)
+    except MemoryError as error:
+        return say(f"error: not enough memory: {error}", 2)
+    except Interrupted as error:
+        return say(str(error), 130)
+    except KeyboardInterrupt:
+        return say("stopped", 130)
+    except BrokenPipeError:  # whoever reads has read enough
+        write_no_more()
+        return 141
+    except OSError as error:
+        write_no_more()
+        return say(f"error: {error}", 2)
+
+
+def run_command(argv: Sequence[str]) -> None:
+    """Parse and call; UserError: what a person can get wrong."""
+    try:
+        with commands.refusing():
+            command, bound, _ = app.parse_args(list(argv), exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise UserError(parse_message(error)) from error
+    command(*bound.args, **bound.kwargs)
+
+
+def parse_message(error: CycloptsError) -> str:
+    """What is wrong with a command line."""
+    argument = error.argument
+    match error:
+        case UnknownOptionError(token=token):
+            name = token.keyword or token.value
+            return f"unknown option {name}{nearest(name, [n for a in error.argument_collection for n in a.names])}"
+        case UnknownCommandError(unused_tokens=[name, *_]):
+            return f"unknown command {name}{nearest(name, app)}"
+        case UnusedCliTokensError(unused_tokens=[token, *_]):
+            return f"{token!r} belongs to no option; see --help"
+        case MissingArgumentError(keyword=None) if argument is not None:
+            return f"{argument.name} is missing; wanted a {argument.parameter.help}"
+        case MissingArgumentError(keyword=name):
+            return f"{name} has no value; wanted one after it"
+        case RepeatArgumentError(token=token):
+            return f"{token.keyword} is given twice; wanted it once"
+        case CoercionError(token=token) if argument is not None and token is not None:
+            return f"{token.keyword or argument.name} is {token.value!r}; wanted {wanted(argument)}"
+    return " ".join(str(error).split())
+
+
+def write_no_more() -> None:
+    """Forget what is still to be written to the standard output, which takes no more of it."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say(line: str, code: int) -> int:
+    """Print one line on the standard error stream."""
+    print(" ".join(line.splitlines()), file=sys.stderr)
+    return code
