@@ -1,0 +1,116 @@
+"""What is measured: sizes, tasks, and the weights and tokens that both sides start from."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from minikd.models.config import GPT2Config
+
+TASKS = ("train", "soft", "codistill", "generate")
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model and the batch that it trains on, as long as the model can read."""
+
+    model: GPT2Config
+    batch: int
+
+    @property
+    def student(self) -> GPT2Config:
+        """The student of a distillation: half as deep and half as wide, with heads of the same size."""
+        m = self.model
+        return replace(m, n_layer=m.n_layer // 2, n_embd=m.n_embd // 2, n_head=m.n_head // 2)
+
+
+SIZES = {
+    "tiny": Size(GPT2Config(vocab_size=512, n_positions=64, n_embd=64, n_layer=2, n_head=2), batch=8),
+    "lesson": Size(GPT2Config(vocab_size=2048, n_positions=128, n_embd=128, n_layer=4, n_head=4), batch=16),
+    "small": Size(GPT2Config(vocab_size=8192, n_positions=256, n_embd=384, n_layer=6, n_head=6), batch=8),
+}
+
+# minikd's time over PyTorch's that is to be reached on a CPU with two cores; generation: 1.2 times the tokens/s.
+GOALS = {("lesson", "train"): 1.35, ("lesson", "soft"): 1.1, ("lesson", "generate"): 1 / 1.2}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison; both sides get the same one."""
+
+    size_name: str
+    task: str
+    device: str
+    threads: int
+
+    @property
+    def size(self) -> Size:
+        return SIZES[self.size_name]
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens that a generation writes after its prompt, until the model's context is full."""
+        return self.size.model.n_positions - PROMPT_LENGTH
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens read by a training step, or written by a generation."""
+        return self.new_tokens if self.task == "generate" else self.size.batch * self.size.model.n_positions
+
+
+# How both sides train: what a user might take.
+STEPS = 10_000
+WARMUP_STEPS = 20
+LEARNING_RATE = 1e-3
+FINAL_LEARNING_RATE = 0.1  # as a share of the highest
+WEIGHT_DECAY = 0.1
+BETA2 = 0.99
+MAX_NORM = 1.0
+ALPHA = 0.5
+TEMPERATURE = 2.0
+
+LOGIT_SPREAD = 3.0  # standard deviation of the logits of a fixed teacher
+
+PROMPT_LENGTH = 16
+STREAM_LENGTH = 100_000
+STREAM_SEED, BATCH_SEED, PROMPT_SEED = 10, 11, 12
+
+
+def initial_weights(config: GPT2Config, seed: int) -> dict[str, np.ndarray]:
+    """Random float32 weights under the published names and layouts."""
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for name, shape in config.shapes.items():
+        if len(shape) > 1:
+            weights[name] = rng.normal(scale=config.initializer_range, size=shape).astype(np.float32)
+        else:
+            weights[name] = np.full(shape, float(name.endswith("weight")), dtype=np.float32)
+    return weights
+
+
+def teacher_weights(config: GPT2Config, seed: int) -> dict[str, np.ndarray]:
+    """Weights of a teacher that is sure of itself: random, but its logits spread like a trained model's.
+
+    How long a careful divergence takes may depend on how far apart teacher and student are.
+    """
+    weights = initial_weights(config, seed)
+    weights["transformer.ln_f.weight"] *= LOGIT_SPREAD / (config.initializer_range * config.n_embd**0.5)
+    return weights
+
+
+def token_stream(case: Case) -> np.ndarray:
+    """Token ids to train on; the n-th is drawn with a probability like 1/n, as uneven as in a text."""
+    frequency = 1 / np.arange(1, case.size.model.vocab_size + 1)
+    rng = np.random.default_rng(STREAM_SEED)
+    return rng.choice(len(frequency), size=STREAM_LENGTH, p=frequency / frequency.sum())
+
+
+def batch_rows(case: Case, stream: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A batch from random places of the stream: (B, T + 1), inputs and, one further, targets."""
+    length = case.size.model.n_positions + 1
+    starts = rng.integers(len(stream) - length + 1, size=case.size.batch)
+    return np.stack([stream[start : start + length] for start in starts])
+
+
+def prompt(case: Case) -> np.ndarray:
+    """The token ids (T,) that a generation goes on from."""
+    return np.random.default_rng(PROMPT_SEED).integers(case.size.model.vocab_size, size=PROMPT_LENGTH)
