@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from minikd.backend import Array, get_array_module, sum_rows
+from minikd.backend import Array, get_array_module, row_dot, sum_rows
 
 
 def layer_norm(x: Array, gain: Array, bias: Array, *, eps: float = 1e-5) -> tuple[Array, Callable]:
@@ -11,9 +11,10 @@ def layer_norm(x: Array, gain: Array, bias: Array, *, eps: float = 1e-5) -> tupl
     x (..., C), gain (C,), bias (C,) -> y (..., C); vjp(dy) -> dx, dgain, dbias.
     Ba, Kiros & Hinton 2016, eq. 4.
     """
-    xp = get_array_module(x)
-    normed = x - x.mean(axis=-1, keepdims=True)
-    rstd = 1 / xp.sqrt(_row_means(xp, normed, normed) + eps)
+    xp, c = get_array_module(x), x.shape[-1]
+    ones = xp.ones(c, dtype=x.dtype)
+    normed = x - row_dot(x, ones)[..., None] / c
+    rstd = 1 / xp.sqrt(row_dot(normed, normed)[..., None] / c + eps)
     normed *= rstd
     y = normed * gain
     y += bias
@@ -21,15 +22,10 @@ def layer_norm(x: Array, gain: Array, bias: Array, *, eps: float = 1e-5) -> tupl
     def vjp(dy: Array) -> tuple[Array, Array, Array]:
         # rstd depends on every entry of the row: projecting out the mean and the component along `normed` is its share
         dx = dy * gain
-        along = _row_means(xp, dx, normed)
-        dx -= dx.mean(axis=-1, keepdims=True)
+        along = row_dot(dx, normed)[..., None] / c
+        dx -= row_dot(dx, ones)[..., None] / c
         dx -= normed * along
         dx *= rstd
         return dx, sum_rows(dy * normed), sum_rows(dy)
 
     return y, vjp
-
-
-def _row_means(xp: object, a: Array, b: Array) -> Array:
-    """Mean of a * b over the last axis, (..., C) -> (..., 1), without the product in memory."""
-    return xp.einsum("...c,...c->...", a, b)[..., None] / a.shape[-1]  # type: ignore[attr-defined]
