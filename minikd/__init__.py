@@ -18,7 +18,8 @@ Reading order; each room imports only from rooms above it:
     evaluate.py     how well a model predicts, and how far it is from its teacher
     distill/        one file a method: who sees what, which loss, who moves
     job.py          from options to a trained model in its folder
-    compare.py      all methods on equal terms; report.py: tables and figures
+    compare.py      all methods on equal terms; report.py, figures.py: what they gave, in words and pictures
+    lesson.py       what the lessons use: a check, a figure
     cli.py          `minikd ...`
 """
 

@@ -1,4 +1,4 @@
-"""NumPy or CuPy: the array module of an array, blocks that fit a cache, and the few ops a GPU needs another kernel for."""
+"""NumPy or CuPy: which device, blocks that fit a cache, and the few operations a GPU needs another kernel for."""
 
 import sys
 from collections.abc import Iterator

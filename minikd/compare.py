@@ -214,8 +214,8 @@ def over_seeds(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
     `gain_over_scratch` is paired: of each seed's difference to the student of the same seed that had no teacher.
     """
-    mean = {
-        key: value if isinstance(value, str | int) else None if value is None else float(np.mean([r[key] for r in rows]))
+    mean: dict[str, Any] = {
+        key: float(np.mean([row[key] for row in rows])) if isinstance(value, float) else value
         for key, value in rows[0].items()
     }
     losses = [row["val_loss"] for row in rows]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from minikd.backend import Array, get_array_module
 from minikd.losses import cross_entropy, forward_kl
@@ -52,7 +53,9 @@ def evaluate(
         n_bytes = int(byte_lengths[batch.targets[counted]].sum())
         return float(loss), agreed, kl, int(counted.sum()), n_bytes
 
-    seen = workers.map(look, list(windows))
+    remaining, seen = iter(windows), []
+    while group := list(islice(remaining, workers.count)):  # no more of a large text in memory at once
+        seen += workers.map(look, group)
     loss, agreed, kl, tokens, n_bytes = (sum(values) for values in zip(*seen, strict=True))
     return Evaluation(
         val_loss=loss / tokens,

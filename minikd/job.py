@@ -225,16 +225,20 @@ def run(
         if teacher is None:
             raise ValueError("method 'codistill' needs a teacher")
         learners = {"teacher": Learner.of(teacher, train_config, teacher_learning_rate), **learners}
-    batches = batch_source(method, folder, data, train_config, distill_config, teacher, machine, seed)
-    seen = data.validation[: train_config.eval_tokens]
-    byte_lengths = data.tokenizer.byte_lengths
+    context = train_config.context
+    if method == "sequence":
+        batches = teachers_text(folder, data, train_config, distill_config, teacher, machine, seed)
+    else:
+        batches = Batches(data.train, train_config.batch_size, context, seed)
+    seen, byte_lengths = data.validation[: train_config.eval_tokens], data.tokenizer.byte_lengths
 
     def validate(learners: Mapping[str, Learner]) -> dict[str, float]:
-        looks = {n: look(x.model, seen, byte_lengths, train_config.context, machine) for n, x in learners.items()}
-        return {name: evaluation.val_loss for name, evaluation in looks.items()}
+        models = {name: learner.model for name, learner in learners.items()}
+        return {name: look(model, seen, byte_lengths, context, machine).val_loss for name, model in models.items()}
 
     def sample(learners: Mapping[str, Learner]) -> str:
-        return sample_text(learners["student"].model, data.tokenizer, seen[: min(SAMPLE_PROMPT, train_config.context)].tolist())
+        prompt = seen[: min(SAMPLE_PROMPT, context)].tolist()
+        return sample_text(learners["student"].model, data.tokenizer, prompt)
 
     tokens_per_second = train(
         learners,
@@ -252,8 +256,12 @@ def run(
     for name, learner in learners.items():
         place = folder / ("model" if name == "student" else name)
         save_model(place, learner.model.config, learner.model.params, data.tokenizer)
-    evaluation = look(student, seen, byte_lengths, train_config.context, machine, teacher=teacher)
-    result = Result(student.params.flat.size, evaluation, tokens_per_second, label_bytes(method, folder, student.config.vocab_size))
+    result = Result(
+        parameters=student.params.flat.size,
+        evaluation=look(student, seen, byte_lengths, context, machine, teacher=teacher),
+        tokens_per_second=tokens_per_second,
+        label_bytes_per_token=label_bytes(method, folder, student.config.vocab_size),
+    )
     write_json(folder / "result.json", asdict(result))
     return result
 
@@ -285,8 +293,7 @@ def check(student: GPT2, teacher: GPT2 | None, data: Data, context: int) -> None
             )
 
 
-def batch_source(
-    method: str,
+def teachers_text(
     folder: Path,
     data: Data,
     train_config: TrainConfig,
@@ -295,13 +302,10 @@ def batch_source(
     machine: Machine,
     seed: int,
 ) -> Callable[[int], Batch]:
-    """Batches of the training text, or for `sequence` of the text that the teacher writes (once, into `folder`)."""
-    batch_size, context = train_config.batch_size, train_config.context
-    if method != "sequence":
-        return Batches(data.train, batch_size, context, seed)
+    """Batches of the text that the teacher writes, once, into `folder`."""
     if teacher is None:
         raise ValueError("method 'sequence' needs a teacher")
-    prompt_tokens = distill_config.prompt_tokens
+    context, prompt_tokens = train_config.context, distill_config.prompt_tokens
     if prompt_tokens > context:
         raise UserError(f"prompt_tokens is {prompt_tokens}; wanted at most the context, {context}")
     pieces = load_pieces(folder)
@@ -320,7 +324,7 @@ def batch_source(
             )
         )
         save_pieces(pieces, folder)
-    return sequence_batches(pieces, data.tokenizer, batch_size=batch_size, context=context, seed=seed)
+    return sequence_batches(pieces, data.tokenizer, batch_size=train_config.batch_size, context=context, seed=seed)
 
 
 def sample_text(model: GPT2, tokenizer: Tokenizer, prompt: list[int]) -> str:

@@ -210,7 +210,7 @@ def train(
         Progress(
             total=config.steps * tokens_a_step,
             initial=done * tokens_a_step,
-            description="training",
+            description=folder.folder.name,
             unit=" tokens",
             quiet=quiet,
         ) as progress,
@@ -235,7 +235,7 @@ def train(
                     for name, loss in validate(learners).items():
                         record[name]["val_loss"] = loss
                     record["sample"] = sample(learners)
-                    progress.line(line(record, config))
+                    progress.line(f"{folder.folder.name}: {line(record, config)}")
                 folder.log(record)
             if saves:
                 save(learners, folder, done, seconds)

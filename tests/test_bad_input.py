@@ -389,9 +389,9 @@ def test_a_training_that_diverges(text, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"temperature": 0}, "temperature is 0.0; wanted a number above 0"),
-        ({"temperature": -1}, "temperature is -1.0; wanted a number above 0"),
-        ({"temperature": "nan"}, "temperature is nan; wanted a number above 0"),
+        ({"temperature": 0}, "temperature is 0.0; wanted a finite number above 0"),
+        ({"temperature": -1}, "temperature is -1.0; wanted a finite number above 0"),
+        ({"temperature": "nan"}, "temperature is nan; wanted a finite number above 0"),
         ({"alpha": 1.5}, r"alpha is 1.5; wanted a number in \[0, 1\]"),
         ({"alpha": -0.1}, r"alpha is -0.1; wanted a number in \[0, 1\]"),
         ({"start": 2}, r"start is 2.0; wanted a number in \[0, 1\]"),

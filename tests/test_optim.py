@@ -1,6 +1,7 @@
 """The optimiser: values worked by hand, the textbook's loop, the schedule's shape, decay on matrices only."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -83,5 +84,5 @@ def test_schedule():
     assert rates[4] == 2.0
     assert rates[54] == pytest.approx((2.0 + 0.5) / 2)
     assert rates[104] == pytest.approx(0.5)
-    assert all(a >= b for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[4:]))
     assert math.isclose(cosine_schedule(0, peak=1.0, warmup_steps=0, steps=1), 1.0)

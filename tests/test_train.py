@@ -99,7 +99,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path)
         return {"student": (loss if tick.step < 4 else loss * np.nan, gradient)}
 
     learners = {"student": Learner.of(student, LOOP)}
-    with Workers(1) as pool, pytest.raises(UserError, match="loss is nan .* at step 5: training diverged.*learning-rate"):
+    with Workers(1) as pool, pytest.raises(UserError, match=r"is nan .* step 5: training diverged.*learning-rate"):
         train(
             learners,
             step,

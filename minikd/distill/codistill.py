@@ -4,6 +4,8 @@ The student's soft labels come from a teacher that is itself still learning. Wit
 the student too: deep mutual learning, Zhang et al. 2018. Online distillation at scale: Anil et al. 2018.
 """
 
+from functools import partial
+
 from minikd.distill.schedule import SoftWeight
 from minikd.losses import Divergence, forward_kl, linear_cross_entropy, linear_distillation_loss
 from minikd.models import GPT2
@@ -25,13 +27,15 @@ def codistill(
     def step(batch: Batch, tick: Tick) -> Gradients:
         (teacher_hidden, teacher_head), teacher_vjp = teacher.trunk(batch.inputs, rng=tick.rng(0))
         (student_hidden, student_head), student_vjp = student.trunk(batch.inputs, rng=tick.rng(1))
-        live = {"alpha": weight(tick.progress), "temperature": temperature, "divergence": divergence}
-        student_loss, student_loss_vjp = linear_distillation_loss(
-            student_hidden, student_head, teacher_hidden, teacher_head, batch.targets, **live
+        mixed_loss = partial(
+            linear_distillation_loss, alpha=weight(tick.progress), temperature=temperature, divergence=divergence
+        )
+        student_loss, student_loss_vjp = mixed_loss(
+            student_hidden, student_head, teacher_hidden, teacher_head, batch.targets
         )
         if mutual:
-            teacher_loss, teacher_loss_vjp = linear_distillation_loss(
-                teacher_hidden, teacher_head, student_hidden, student_head, batch.targets, **live
+            teacher_loss, teacher_loss_vjp = mixed_loss(
+                teacher_hidden, teacher_head, student_hidden, student_head, batch.targets
             )
         else:
             teacher_loss, teacher_loss_vjp = linear_cross_entropy(teacher_hidden, teacher_head, batch.targets)

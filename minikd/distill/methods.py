@@ -1,5 +1,6 @@
 """The methods by name, and what can be chosen about them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
@@ -12,6 +13,7 @@ from minikd.distill.sequence import sequence
 from minikd.distill.soft import soft
 from minikd.losses import DIVERGENCES
 from minikd.models import GPT2
+from minikd.softmax import check_temperature
 from minikd.train import Step
 
 Method = Literal["scratch", "soft", "hard", "sequence", "codistill"]
@@ -44,8 +46,7 @@ class DistillConfig:
     def __post_init__(self) -> None:
         if self.divergence not in DIVERGENCES:
             raise ValueError(f"divergence is {self.divergence!r}; wanted one of {', '.join(DIVERGENCES)}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}; wanted a number above 0")
+        check_temperature(self.temperature)
         for name in ("corpus_tokens", "prompt_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; wanted at least 1")
@@ -57,13 +58,13 @@ def build_step(method: str, config: DistillConfig, student: GPT2, teacher: GPT2 
     if method not in get_args(Method):
         raise ValueError(f"method is {method!r}; wanted one of {', '.join(get_args(Method))}")
     if method in ("scratch", "sequence"):
-        return {"scratch": scratch, "sequence": sequence}[method](student)
+        return sequence(student) if method == "sequence" else scratch(student)
     if teacher is None:
         raise ValueError(f"method {method!r} needs a teacher")
     alpha = DEFAULT_ALPHA[method] if config.alpha is None else config.alpha
     weight = soft_weight(config.schedule, alpha, start=config.start)
     if method == "hard":
         return hard(student, teacher, weight=weight)
-    from_soft_labels = {"soft": soft, "codistill": partial(codistill, mutual=config.mutual)}[method]
+    from_soft_labels: Callable[..., Step] = soft if method == "soft" else partial(codistill, mutual=config.mutual)
     divergence = DIVERGENCES[config.divergence]
     return from_soft_labels(student, teacher, weight=weight, temperature=config.temperature, divergence=divergence)

@@ -12,6 +12,7 @@ import numpy as np
 
 from minikd.atomic import atomic_write
 from minikd.distill.scratch import scratch
+from minikd.errors import UserError
 from minikd.models import GPT2
 from minikd.models.generate import Sampling, generate
 from minikd.progress import Progress
@@ -93,7 +94,10 @@ def load_pieces(folder: Path) -> list[Piece] | None:
 def sequence_batches(
     pieces: list[Piece], tokenizer: Tokenizer, *, batch_size: int, context: int, seed: int
 ) -> SequenceBatches:
-    """Batches over the pieces as the student's tokenizer reads them; the prompts are not to be predicted."""
+    """Batches over the pieces as the student's tokenizer reads them; the prompts are not to be predicted.
+
+    UserError when the teacher wrote nothing.
+    """
     end = [tokenizer.eos_id] if tokenizer.eos_id is not None else []
     sequences, prompt_lengths = [], []
     for piece in pieces:
@@ -102,4 +106,6 @@ def sequence_batches(
         if len(whole) > max(1, len(prompt)):
             sequences.append(whole)
             prompt_lengths.append(len(prompt))
+    if not sequences:
+        raise UserError(f"the teacher ended all its {len(pieces)} texts at once; wanted one that writes something")
     return SequenceBatches(sequences, prompt_lengths, batch_size, context, seed)

@@ -175,4 +175,3 @@ class GPT2:
 def causal_bias(t: int, xp: Any, dtype: Any) -> Array:
     """(T, T): 0 where a token looks back (or at itself), -inf where it would look ahead."""
     return xp.where(xp.tri(t, dtype=bool), dtype.type(0), dtype.type(-np.inf))
-

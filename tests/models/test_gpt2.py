@@ -17,7 +17,9 @@ def small(rng, *, dtype=np.float64, **fields):
     return GPT2(config, params)
 
 
-@pytest.mark.parametrize("fields", [{}, {"n_layer": 1, "n_head": 1, "n_inner": 5}, {"vocab_size": 41, "n_positions": 7}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"n_layer": 1, "n_head": 1, "n_inner": 5}, {"vocab_size": 41, "n_positions": 7}]
+)
 def test_gradient_of_every_parameter(rng, fields):
     model = small(rng, **fields)
     tokens = rng.integers(0, model.config.vocab_size, size=(2, 7))

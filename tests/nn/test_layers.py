@@ -28,7 +28,8 @@ def test_linear_vjp(rng, shape):
 
 @pytest.mark.parametrize("layer", [linear, layer_norm, gelu])
 def test_a_strided_input_gives_what_a_contiguous_one_gives(rng, layer):
-    others = {linear: [rng.normal(size=(6, 2)), rng.normal(size=2)], layer_norm: [np.ones(6), np.zeros(6)]}.get(layer, [])
+    parameters = {linear: [rng.normal(size=(6, 2)), rng.normal(size=2)], layer_norm: [np.ones(6), np.zeros(6)]}
+    others = parameters.get(layer, [])
     x = rng.normal(size=(4, 6, 3)).swapaxes(1, 2)
     (strided, strided_vjp), (y, vjp) = layer(x, *others), layer(x.copy(order="C"), *others)
     dy = rng.normal(size=(y.shape[-1], *y.shape[:-1])).transpose(1, 2, 0)
