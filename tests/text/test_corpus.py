@@ -157,7 +157,7 @@ def test_the_split_prefers_the_border_of_two_documents(tmp_path):
 @pytest.mark.parametrize(
     "text, training",
     [
-        ("aa bb cc dd ee ff gg hh ii jj", "aa bb cc dd ee ff gg hh ii"),  # one line: before a space
+        ("word " * 20 + "end", "word " * 18 + "word"),  # one line: before a space
         ("漢" * 100, "漢" * 90),  # one word: between characters
         ("🙂🙂", "🙂"),
         ("a\n" + "x" * 98, "a\n" + "x" * 88),  # the only line break would take all text away from training
@@ -169,6 +169,22 @@ def test_the_split_of_awkward_text(tmp_path, text, training):
     (tmp_path / "t.txt").write_text(text)
     train, validation = open_corpus([tmp_path]).split(0.1)
     assert (text_of(train), text_of(validation)) == (training, text[len(training) :])
+
+
+def test_the_split_leaves_a_far_border_of_documents_alone(tmp_path):
+    (tmp_path / "a.txt").write_text("short")
+    (tmp_path / "b.txt").write_text("x" * 95)
+    train, validation = open_corpus([tmp_path]).split(0.1)
+    assert (train.n_bytes, validation.n_bytes) == (90, 10)
+
+
+def test_offsets_are_those_in_the_file_also_in_a_part_of_it(tmp_path):
+    path = tmp_path / "t.txt"
+    path.write_text("line\n" * 20)
+    _, validation = open_corpus([path]).split(0.2)
+    path.write_bytes(b"line\n" * 19 + b"lin\xe9\n")
+    with pytest.raises(UserError, match="byte 0xe9 at offset 98"):
+        text_of(validation)
 
 
 def test_what_cannot_be_split(tmp_path):
