@@ -52,7 +52,7 @@ PRESETS = {
         vocab_size=1024,
         teacher=ModelConfig(n_layer=4, n_head=4, n_embd=128),
         student=ModelConfig(n_layer=2, n_head=2, n_embd=64),
-        training=TrainConfig(steps=600, batch_size=16, context=128, eval_every=50),
+        training=TrainConfig(steps=500, batch_size=16, context=128, eval_every=50),
         teacher_learning_rate=3e-3,
     ),
     "small": Preset(

@@ -18,7 +18,7 @@ from minikd.train import Step
 
 Method = Literal["scratch", "soft", "hard", "sequence", "codistill"]
 
-DEFAULT_ALPHA = {"soft": 0.9, "hard": 0.1, "codistill": 0.5}
+DEFAULT_ALPHA = {"soft": 0.9, "hard": 0.1, "codistill": 0.1}
 """Weights of the teacher's labels that did best over seeds and corpora: see the README's table."""
 
 
@@ -38,7 +38,7 @@ class DistillConfig:
     """share of the training after which the schedule `late` begins"""
     mutual: bool = False
     """let the teacher learn from the student too (codistill)"""
-    corpus_tokens: int = 400_000
+    corpus_tokens: int = 200_000
     """tokens that the teacher writes (sequence)"""
     prompt_tokens: int = 8
     """tokens of the training text that each of the teacher's pieces begins with (sequence)"""
