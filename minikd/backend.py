@@ -71,18 +71,18 @@ def on_host(x: Array) -> bool:
     return get_array_module(x) is np
 
 
-def row_blocks(x: Array, *, row_bytes: int | None = None, block_bytes: int = CACHE_BLOCK_BYTES) -> Iterator[slice]:
+def row_blocks(x: Array, *, row_bytes: int | None = None, block_bytes: int = CACHE_BLOCK_BYTES) -> list[slice]:
     """Slices over the first axis of `x`, each about `block_bytes` long on a CPU, the whole of `x` on a GPU.
 
     A chain of elementwise passes over such a block stays in a core's cache; over the whole array each pass would
     go through memory. `row_bytes` is what a row costs where that is not its own size (a row of scores, say).
     """
     n_rows = x.shape[0]
-    if row_bytes is None:
-        row_bytes = max(1, x.nbytes // max(1, n_rows))
-    step = max(1, block_bytes // row_bytes) if on_host(x) else max(1, n_rows)
-    for start in range(0, n_rows, step):
-        yield slice(start, min(start + step, n_rows))
+    n_bytes = x.nbytes if row_bytes is None else n_rows * row_bytes
+    if n_bytes <= block_bytes or not on_host(x):
+        return [slice(0, n_rows)]
+    step = max(1, block_bytes * n_rows // n_bytes)
+    return [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
 
 
 @contextmanager
