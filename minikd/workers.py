@@ -23,7 +23,7 @@ def available_cores() -> int:
 class Workers:
     """`count` threads, each with a BLAS of one thread: NumPy's elementwise passes then run in parallel too.
 
-    One worker runs in the calling thread and leaves BLAS its own threads. To be used as a context manager.
+    One worker computes in the calling thread. To be used as a context manager.
     """
 
     def __init__(self, count: int):
@@ -33,15 +33,15 @@ class Workers:
 
     def __enter__(self) -> "Workers":
         _keep_freed_memory()
+        self._limits = threadpool_limits(1, user_api="blas")
         if self.count > 1:
-            self._limits = threadpool_limits(1, user_api="blas")
             self._pool = ThreadPoolExecutor(self.count)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         if self.count > 1:
             self._pool.shutdown()
-            self._limits.restore_original_limits()
+        self._limits.restore_original_limits()
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """function(item) of every item, in order."""
