@@ -133,7 +133,7 @@ def test_train(text, capsys):
     assert "model in out/model\nvalidation loss " in printed.out
     lines = printed.err.splitlines()
     assert lines[0].startswith("computing on cpu") and lines[0].endswith(", 2 threads")
-    assert [line.split()[:2] for line in lines[1:]] == [["step", "2/4"], ["step", "4/4"]]
+    assert [line.split()[:3] for line in lines[1:]] == [["out:", "step", "2/4"], ["out:", "step", "4/4"]]
     assert sorted(os.listdir("out")) == [
         "config.json", "metrics.jsonl", "model", "result.json", "samples.txt", "state", "text"
     ]  # fmt: skip
