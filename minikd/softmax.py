@@ -83,7 +83,7 @@ def working_dtype(logits: Array) -> Any:
 def inverse(temperature: float, dtype: Any) -> float:
     """1 / temperature, within the range of `dtype`."""
     limits = np.finfo(dtype)
-    return min(max(1 / temperature, float(limits.tiny)), float(limits.max))
+    return min(max(1 / float(temperature), float(limits.tiny)), float(limits.max))
 
 
 def take(x: Array, index: Array) -> Array:
@@ -96,8 +96,9 @@ def largest_entries(z: Array) -> tuple[Array, Array]:
     index = z.argmax(axis=-1)
     largest = take(z, index)
     if on_host(z) and (largest == -np.inf).any():
-        row = int(np.flatnonzero(largest == -np.inf)[0])
-        raise ValueError(f"logits are -inf throughout row {row}; wanted at least one entry above -inf in every row")
+        raise ValueError(
+            "the logits of a token are -inf throughout; wanted at least one entry above -inf for every token"
+        )
     return largest, index
 
 

@@ -9,11 +9,11 @@ constant. `reduction`: mean over the counted tokens, sum, or none (loss and w ar
 from collections.abc import Callable
 
 from minikd.backend import Array, get_array_module, row_dot
-from minikd.losses.pair import Careful, Quick, divergence
+from minikd.losses.pair import Careful, Plain, divergence
 from minikd.losses.tokens import Pullback, counted_tokens, token_loss
 from minikd.softmax import log_softmax
 
-Pair = Quick | Careful
+Pair = Plain | Careful
 Divergence = Callable[..., tuple[Array, Pullback]]
 
 
@@ -32,7 +32,7 @@ def forward_kl(
     """
 
     def formula(pair: Pair) -> tuple[Array, Array]:
-        return pair.kl(pair.p, pair.log_ratio, pair.gap), pair.gap
+        return pair.kl(pair.p, pair.q, pair.log_ratio), pair.gap
 
     return divergence(formula, student_logits, teacher_logits, temperature, mask, reduction)
 
@@ -52,7 +52,7 @@ def reverse_kl(
     """
 
     def formula(pair: Pair) -> tuple[Array, Array]:
-        return pair.kl(pair.q, -pair.log_ratio, -pair.gap), pair.pull(pair.log_ratio)
+        return pair.kl(pair.q, pair.p, -pair.log_ratio), pair.pull(pair.centred_ratio)
 
     return divergence(formula, student_logits, teacher_logits, temperature, mask, reduction)
 
@@ -71,19 +71,10 @@ def js(
     """
 
     def formula(pair: Pair) -> tuple[Array, Array]:
-        log_m_p, log_m_q = _log_mixture(pair.log_ratio)
-        half_gap = pair.gap / 2
-        value = (pair.kl(pair.p, log_m_p, half_gap) + pair.kl(pair.q, log_m_q, -half_gap)) / 2
-        return value, pair.pull(log_m_q / -2)
+        m, log_m_p, log_m_q, log_q_m = pair.mixture(0.5)
+        return (pair.kl(pair.p, m, log_m_p) + pair.kl(pair.q, m, log_m_q)) / 2, pair.pull(log_q_m / 2)
 
     return divergence(formula, student_logits, teacher_logits, temperature, mask, reduction)
-
-
-def _log_mixture(log_ratio: Array) -> tuple[Array, Array]:
-    """log m/p and log m/q for m = (p + q) / 2: log1p((smaller/larger - 1) / 2) beside the larger of the two."""
-    xp = get_array_module(log_ratio)
-    beside_larger = xp.log1p(xp.expm1(-abs(log_ratio)) / 2)
-    return beside_larger + xp.maximum(log_ratio, 0), beside_larger + xp.maximum(-log_ratio, 0)
 
 
 def soft_cross_entropy(
@@ -106,7 +97,7 @@ def soft_cross_entropy(
 
     kl, vjp = forward_kl(student_logits, teacher_logits, temperature=temperature, mask=mask, reduction=reduction)
     counted = counted_tokens(teacher_logits.shape, None, mask)
-    entropy, _ = token_loss(entropy_rows, (teacher_logits,), counted, reduction)
+    entropy, _ = token_loss(entropy_rows, (teacher_logits,), counted, reduction, itemsize=8)
     return kl + entropy, vjp
 
 

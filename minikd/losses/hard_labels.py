@@ -14,7 +14,9 @@ def cross_entropy(
     -> loss in nats; vjp(w) -> dlogits, T = 1. `reduction`: mean over the counted tokens, sum, or none (w and loss are
     then (...)). ValueError: shapes or types that do not match, a label outside the vocabulary, a mean over no token.
     """
-    return token_loss(_cross_entropy_rows, (logits, labels), counted_tokens(logits.shape, labels, mask), reduction)
+    counted = counted_tokens(logits.shape, labels, mask)
+    itemsize = working_dtype(logits).itemsize
+    return token_loss(_cross_entropy_rows, (logits, labels), counted, reduction, itemsize=itemsize)
 
 
 def _cross_entropy_rows(z: Array, labels: Array) -> tuple[Array, Array, Array]:

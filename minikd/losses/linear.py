@@ -5,17 +5,21 @@ form, and that gradient goes back through the projection before the next block c
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
-from minikd.backend import Array, get_array_module, on_host
+from minikd.backend import Array, at_least_float32, get_array_module, on_host, row_blocks
 from minikd.losses.divergences import Divergence, forward_kl
 from minikd.losses.hard_labels import cross_entropy
-from minikd.losses.objective import Alpha, distillation_loss
+from minikd.losses.objective import Alpha, checked_alpha, distillation_loss, never
 from minikd.losses.tokens import Pullback, check_same_vocabulary, counted_tokens, mean_share
+from minikd.softmax import check_temperature, working_dtype
 
-BLOCK_TOKENS = 256
+FEWEST_TOKENS = 128
+BLOCK_BYTES = 2 * 2**20
 DEVICE_BLOCK_BYTES = 256 * 2**20
+PRODUCT_BYTES = 4 * 2**20
 
 
 def linear_cross_entropy(
@@ -26,11 +30,12 @@ def linear_cross_entropy(
     mask: Array | None = None,
     reduction: str = "mean",
     gradient: bool = True,
-) -> tuple[Array, Pullback | None]:
+) -> tuple[Array, Pullback]:
     """`cross_entropy` of the logits hidden weight^T.
 
     hidden (..., C), weight (V, C), labels and mask (...) -> loss in nats; vjp(w) -> dhidden, dweight. `reduction` is
-    mean or sum. With `gradient=False` the loss alone, at a third of the work, and None for the pullback.
+    mean or sum. With `gradient=False` the loss alone, at a third of the work; its pullback is a
+    ValueError.
     """
     counted = _counted(hidden, weight, labels, mask)
 
@@ -54,33 +59,36 @@ def linear_distillation_loss(
     mask: Array | None = None,
     reduction: str = "mean",
     gradient: bool = True,
-) -> tuple[Array, Pullback | None]:
+) -> tuple[Array, Pullback]:
     """`distillation_loss` of the logits student_hidden student_weight^T and teacher_hidden teacher_weight^T.
 
     student_hidden (..., C), student_weight (V, C), teacher_hidden (..., D), teacher_weight (V, D), labels and mask
     (...) -> loss in nats; vjp(w) -> dstudent_hidden, dstudent_weight. `alpha` as a function sees blocks of tokens:
     logits (n, V) and labels (n,). `reduction` and `gradient` as in `linear_cross_entropy`.
     """
+    check_temperature(temperature)
     check_same_vocabulary(len(student_weight), len(teacher_weight))
     if teacher_hidden.shape[:-1] != student_hidden.shape[:-1]:
         raise ValueError(
             f"student_hidden is {student_hidden.shape}, teacher_hidden {teacher_hidden.shape}; "
             "wanted the same tokens (...) before the channels"
         )
-    if isinstance(alpha, (int, float)) and alpha == 0:  # no use for the teacher's logits
+    if not callable(alpha):
+        alpha = checked_alpha(alpha, labels.shape, working_dtype(student_hidden))
+    if never(alpha):  # the teacher's logits are of no use
         return linear_cross_entropy(
             student_hidden, student_weight, labels, mask=mask, reduction=reduction, gradient=gradient
         )
     counted = _counted(student_hidden, student_weight, labels, mask)
     flat_teacher, flat_labels = teacher_hidden.reshape(-1, teacher_hidden.shape[-1]), labels.reshape(-1)
-    per_token = None if callable(alpha) or not getattr(alpha, "shape", ()) else alpha.reshape(-1)
+    flat_alpha: Any = alpha if callable(alpha) or isinstance(alpha, float) else alpha.reshape(-1)
 
     def block_loss(logits: Array, rows: slice, mask: Array | None) -> tuple[Array, Pullback]:
         return distillation_loss(
             logits,
             flat_teacher[rows] @ teacher_weight.T,
             flat_labels[rows],
-            alpha=alpha if per_token is None else per_token[rows],
+            alpha=alpha if alpha is flat_alpha else flat_alpha[rows],
             temperature=temperature,
             divergence=divergence,
             mask=mask,
@@ -97,37 +105,41 @@ def _over_blocks(
     counted: Array | None,
     reduction: str,
     gradient: bool,
-) -> tuple[Array, Pullback | None]:
+) -> tuple[Array, Pullback]:
+    """The sum of `block_loss` over blocks of tokens, or its mean over those that count, and its pullback."""
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}; wanted 'mean' or 'sum'")
     xp = get_array_module(hidden)
-    x = hidden.reshape(-1, hidden.shape[-1])
-    share = mean_share(counted, x[:, 0]) if reduction == "mean" else xp.ones((), dtype=hidden.dtype)
+    x, head = at_least_float32(hidden.reshape(-1, hidden.shape[-1])), at_least_float32(weight)
+    share = mean_share(len(x), counted, x) if reduction == "mean" else xp.ones((), dtype=x.dtype)
     counted = None if counted is None else counted.reshape(-1)
     total = xp.zeros((), dtype=np.float64)
-    if gradient:
-        dx, dweight = xp.empty_like(x), xp.zeros_like(weight)
-    for rows in _token_blocks(len(x), weight):
-        loss, vjp = block_loss(x[rows] @ weight.T, rows, None if counted is None else counted[rows])
-        total += loss
+    dx: Array = xp.empty_like(x) if gradient else None
+    dhead: Array = xp.zeros_like(head) if gradient else None
+    for rows in _token_blocks(len(x), head):
+        loss, vjp = block_loss(x[rows] @ head.T, rows, None if counted is None else counted[rows])
+        total = total + loss
         if gradient:
             dlogits = vjp()
-            xp.matmul(dlogits, weight, out=dx[rows])
-            dweight += dlogits.T @ x[rows]
-    loss = (total * share).astype(hidden.dtype)
-    if not gradient:
-        return loss, None
+            xp.matmul(dlogits, head, out=dx[rows])
+            for entries in row_blocks(dhead, block_bytes=PRODUCT_BYTES):
+                dhead[entries] += dlogits[:, entries].T @ x[rows]
+    loss = (total * share).astype(x.dtype)
 
     def pullback(w: Array = 1.0) -> tuple[Array, Array]:
-        w = xp.asarray(w, dtype=hidden.dtype) * share
-        return (dx * w).reshape(hidden.shape), dweight * w
+        if not gradient:
+            raise ValueError("this loss was computed with gradient=False; wanted gradient=True to pull back through it")
+        w = xp.asarray(w, dtype=x.dtype) * share
+        dhidden = (dx * w).reshape(hidden.shape)
+        return dhidden.astype(hidden.dtype, copy=False), (dhead * w).astype(weight.dtype, copy=False)
 
     return loss, pullback
 
 
-def _token_blocks(n_tokens: int, weight: Array) -> Iterator[slice]:
-    """Slices of tokens: enough for an efficient matrix product, and on a CPU few enough for a cache."""
-    step = BLOCK_TOKENS if on_host(weight) else max(1, DEVICE_BLOCK_BYTES // (len(weight) * weight.itemsize))
+def _token_blocks(n_tokens: int, head: Array) -> Iterator[slice]:
+    """Slices of tokens: enough for an efficient matrix product, few enough for a CPU's cache or a GPU's memory."""
+    block_bytes = BLOCK_BYTES if on_host(head) else DEVICE_BLOCK_BYTES
+    step = max(FEWEST_TOKENS, block_bytes // (len(head) * head.itemsize))
     for start in range(0, n_tokens, step):
         yield slice(start, min(start + step, n_tokens))
 

@@ -8,7 +8,7 @@ import numpy as np
 from minikd.backend import Array, get_array_module, on_host
 from minikd.losses.divergences import Divergence, forward_kl
 from minikd.losses.hard_labels import cross_entropy
-from minikd.losses.tokens import Pullback, check_reduction, counted_tokens, reduce_tokens
+from minikd.losses.tokens import Pullback, check_pair, check_reduction, counted_tokens, reduce_tokens
 from minikd.softmax import check_temperature, working_dtype
 
 Alpha = float | Array | Callable[[Array, Array, Array], Array]
@@ -36,6 +36,7 @@ def distillation_loss(
     """
     check_reduction(reduction)
     check_temperature(temperature)
+    check_pair(student_logits, teacher_logits)
     xp, dtype = get_array_module(student_logits), working_dtype(student_logits)
     counted = counted_tokens(student_logits.shape, labels, mask)
     if callable(alpha):
@@ -45,10 +46,8 @@ def distillation_loss(
     terms = []  # a weight, and the losses with their pullback
     if not never(alpha):
         soft_mask = those_with(alpha, counted)
-        soft = divergence(
-            student_logits, teacher_logits, temperature=temperature, mask=soft_mask, reduction="none"
-        )
-        terms.append((alpha * temperature**2, soft))
+        soft = divergence(student_logits, teacher_logits, temperature=temperature, mask=soft_mask, reduction="none")
+        terms.append((alpha * float(temperature) ** 2, soft))
     if not never(1 - alpha):
         hard = cross_entropy(student_logits, labels, mask=those_with(1 - alpha, counted), reduction="none")
         terms.append((1 - alpha, hard))
@@ -64,18 +63,20 @@ def distillation_loss(
     return loss, vjp
 
 
-def checked_alpha(alpha: float | Array, tokens: tuple[int, ...], dtype: Any) -> float | Array:
+def checked_alpha(alpha: Any, tokens: tuple[int, ...], dtype: Any) -> float | Array:
     """alpha as a float, or as an array (...) of `dtype`; ValueError unless it is in [0, 1] (on a GPU: unseen)."""
-    if getattr(alpha, "shape", ()) not in ((), tokens):
-        raise ValueError(f"alpha has shape {alpha.shape}; wanted a number, or one for each token {tokens}")
+    shape = getattr(alpha, "shape", ())
+    if shape not in ((), tokens):
+        raise ValueError(f"alpha has shape {shape}; wanted a number, or one for each token {tokens}")
     if on_host(alpha):
-        wrong = ~((np.asarray(alpha) >= 0) & (np.asarray(alpha) <= 1))
-        if wrong.any():
-            raise ValueError(f"alpha is {np.asarray(alpha)[wrong][0]}; wanted a number in [0, 1]")
-    return alpha.astype(dtype) if getattr(alpha, "shape", ()) else float(alpha)
+        values = np.atleast_1d(alpha)
+        wrong = values[~((values >= 0) & (values <= 1))]
+        if wrong.size:
+            raise ValueError(f"alpha is {wrong[0]}; wanted a number in [0, 1]")
+    return alpha.astype(dtype) if shape else float(alpha)
 
 
-def never(weight: float | Array) -> bool:
+def never(weight: Alpha) -> bool:
     """Whether a weight is 0 for all tokens, as far as can be told without waiting for a GPU."""
     return isinstance(weight, float) and weight == 0
 

@@ -1,27 +1,28 @@
 """Teacher p and student q side by side: what every divergence between them is made of, to the last digits.
 
-A divergence needs log q/p where it is nearly 0, and q - p where it is nearly 0: neither comes well from p and q, for
-the digits that p and q share cancel. Both come well from the difference of the logits. With d = (z - u) / T, centred
-at an entry where both have mass,
+`Plain` is the textbook's arithmetic, in float64. For float32 logits its 29 spare bits are enough, except for the rows
+where p and q are nearly the same (or nearly all on one entry), where one alone is -inf, or where exp overflows.
+
+`Careful` is right for every row, also for float64 logits. A divergence needs log q/p where it is nearly 0, and q - p
+where it is nearly 0: neither comes well from p and q, since the digits that these share cancel. Both come well from
+the difference of the logits. With d = (z - u) / T, centred at an entry where both have mass,
 
     log q/p = d - log sum(p exp d),    q - p = p expm1(log q/p),    KL(p || q) = sum(p phi(log q/p)),
 
-where phi(x) = exp(x) - 1 - x is never negative. `Quick` does this in few passes and is right for ordinary rows;
-`Careful` is right for all. Both answer to the same names, so a divergence is written once.
+where phi(x) = exp(x) - 1 - x is never negative. Both answer to the same names, so a divergence is written once.
 """
 
 import math
 from collections.abc import Callable
-from functools import cached_property
 
 import numpy as np
 
 from minikd.backend import Array, get_array_module, on_host
-from minikd.losses.tokens import Pullback, check_same_vocabulary, counted_tokens, token_loss
-from minikd.softmax import check_temperature, largest_entries, shift_and_scale, sum_of_others, take, working_dtype
+from minikd.losses.tokens import Pullback, check_pair, counted_tokens, token_loss
+from minikd.softmax import check_temperature, inverse, largest_entries, sum_of_others, take, working_dtype
 
-Formula = Callable[["Quick | Careful"], tuple[Array, Array]]
-"""A divergence between the p and q of a pair: values (n,), and T times its gradient at z, (n, V), times `total`."""
+Formula = Callable[["Plain | Careful"], tuple[Array, Array]]
+"""A divergence between the p and q of a pair, in float64: values (n,), and T times its gradient at z, (n, V)."""
 
 
 def divergence(
@@ -33,90 +34,85 @@ def divergence(
     reduction: str,
 ) -> tuple[Array, Pullback]:
     """The divergence that `formula` describes, over tokens: value and pullback at the student's logits."""
-    check_same_vocabulary(student_logits.shape[-1], teacher_logits.shape[-1])
-    if student_logits.shape != teacher_logits.shape:
-        raise ValueError(f"student_logits are {student_logits.shape}, teacher_logits {teacher_logits.shape}; wanted one shape")
+    check_pair(student_logits, teacher_logits)
     check_temperature(temperature)
+    dtype = working_dtype(student_logits)
 
     def rows(z: Array, u: Array) -> tuple[Array, Array, Array]:
-        with np.errstate(all="ignore"):  # an infinity that is right comes by way of 0 * inf and inf - inf
-            if not on_host(z):  # to look which rows need care would mean to wait for them
-                return _careful_rows(formula, z, u, temperature)
-            return _rows(formula, z, u, temperature)
+        with np.errstate(all="ignore"):  # an infinity that is right comes by way of inf - inf and 0 * inf
+            # to look which rows need care would mean to wait for the GPU
+            spare_bits = np.float64 not in (z.dtype, u.dtype)
+            evaluate = _plain if on_host(z) and spare_bits else _careful
+            values, gradient = evaluate(formula, z, u, temperature)
+            scale = get_array_module(z).full(len(z), inverse(temperature, dtype), dtype=dtype)
+            return values.astype(dtype, copy=False), gradient.astype(dtype, copy=False), scale
 
     counted = counted_tokens(student_logits.shape, None, mask)
-    return token_loss(rows, (student_logits, teacher_logits), counted, reduction)
+    return token_loss(rows, (student_logits, teacher_logits), counted, reduction, itemsize=8)
 
 
-def _careful_rows(formula: Formula, z: Array, u: Array, temperature: float) -> tuple[Array, Array, Array]:
-    pair = Careful(z.astype(np.float64), u.astype(np.float64), temperature)
-    values, gradient = formula(pair)
-    dtype = working_dtype(z)
-    return values.astype(dtype), gradient.astype(dtype), 1 / (temperature * pair.total).astype(dtype)
+def _careful(formula: Formula, z: Array, u: Array, temperature: float) -> tuple[Array, Array]:
+    return formula(Careful(z.astype(np.float64), u.astype(np.float64), temperature))
 
 
-def _rows(formula: Formula, z: Array, u: Array, temperature: float) -> tuple[Array, Array, Array]:
-    pair = Quick(z, u, temperature)
-    values, gradient = formula(pair)
-    scale = 1 / (temperature * pair.total)
-    doubtful = np.flatnonzero(~(pair.sound & _well_conditioned(values, gradient, pair.total)))
+def _plain(formula: Formula, z: Array, u: Array, temperature: float) -> tuple[Array, Array]:
+    values, gradient = formula(Plain(z, u, temperature))
+    # rounding is about 1e-16 times the logarithms: a millionth of what is accepted here
+    steep = np.vecdot(gradient, gradient) > 1e-13 * (1 + values * values)
+    good = (values > 1e-7) & (values < np.inf) & steep
+    doubtful = np.flatnonzero(~good)
     if doubtful.size:
-        values[doubtful], gradient[doubtful], scale[doubtful] = _careful_rows(
-            formula, z[doubtful], u[doubtful], temperature
-        )
-    return values, gradient, scale
+        values[doubtful], gradient[doubtful] = _careful(formula, z[doubtful], u[doubtful], temperature)
+    return values, gradient
 
 
-def _well_conditioned(values: Array, gradient: Array, total: Array) -> Array:
-    """Whether rounding, which is relative to the sum of |gradient|, is small beside the divergence itself.
-
-    By Pinsker's inequality, D >= sum(|q - p|)^2 / 2, it is where the divergence is not small.
-    """
-    well = (values > 5e-3) & (values < np.inf)
-    small = np.flatnonzero((values > 1e-6) & ~well)
-    if small.size:
-        well[small] = values[small] * total[small] > 0.05 * np.abs(gradient[small]).sum(axis=-1)
-    return well
-
-
-class Quick:
-    """p and q, both times `total` (n,), from logits (n, V), for rows without -inf whose logits are not far apart.
-
-    `sound` (n,): where that is so.
-    """
+class Plain:
+    """p and q in float64, from logits (n, V), as the textbook has them."""
 
     def __init__(self, z: Array, u: Array, temperature: float):
-        dtype = np.result_type(working_dtype(z), working_dtype(u))
-        largest, index = largest_entries(u)
-        p = shift_and_scale(u, largest, temperature, out=np.empty(z.shape, dtype=dtype))
-        log_ratio = shift_and_scale(z, take(z, index), temperature, out=np.empty(z.shape, dtype=dtype))
-        log_ratio -= p
-        np.exp(p, out=p)
-        self._ones = np.ones(z.shape[-1], dtype=dtype)
-        self.total = np.vecdot(p, self._ones)
-        gap = np.expm1(log_ratio)
-        log_mean = np.log1p(np.vecdot(p, gap) / self.total)
-        log_ratio -= log_mean[:, None]
-        np.expm1(log_ratio, out=gap)
-        gap *= p
-        self.p, self.log_ratio, self.gap = p, log_ratio, gap
-        # beyond this exp(log_ratio) has collected too many roundings, or 1 + sum(p expm1 d) has cancelled
-        self.sound = (log_ratio.max(axis=-1) < 16) & (log_mean > -2)
+        log_p, log_ratio = u.astype(np.float64), z.astype(np.float64)
+        if temperature != 1:
+            log_p *= 1 / temperature
+            log_ratio *= 1 / temperature
+        ones = np.ones(z.shape[-1])
+        p, q = np.exp(log_p), np.exp(log_ratio)
+        total_p, total_q = np.vecdot(p, ones), np.vecdot(q, ones)
+        p *= (1 / total_p)[:, None]
+        q *= (1 / total_q)[:, None]
+        log_ratio -= log_p
+        if u.min() == -np.inf:
+            log_ratio[(u == -np.inf) & (z == -np.inf)] = 0
+        log_ratio -= np.log(total_q / total_p)[:, None]
+        self.p, self.q, self.log_ratio = p, q, log_ratio
 
-    @cached_property
-    def q(self) -> Array:
-        return self.p + self.gap
+    @property
+    def gap(self) -> Array:
+        """q - p"""
+        return self.q - self.p
 
-    def kl(self, p: Array, log_ratio: Array, gap: Array) -> Array:
-        """KL(p || m) of each row, from log m/p and m - p. The sum of m - p is 0 but for what log m/p is off by."""
-        return (np.vecdot(gap, self._ones) - np.vecdot(p, log_ratio)) / self.total
+    @property
+    def centred_ratio(self) -> Array:
+        """log q/p but for a constant in each row."""
+        return self.log_ratio
+
+    def kl(self, p: Array, m: Array, log_m_p: Array) -> Array:
+        """KL(p || m) of each row, from p, m and log m/p."""
+        return -np.vecdot(p, log_m_p)
 
     def pull(self, slope: Array) -> Array:
-        """T dD/dz = q (g - sum(q g)) from the slope g = dD/dq, centred first where q is largest."""
-        pulled = slope - take(slope, self.q.argmax(axis=-1))[:, None]
-        pulled -= (np.vecdot(self.q, pulled) / self.total)[:, None]
+        """T dD/dz = q (g - sum(q g)) from the slope g = dD/dq, which may be off by a constant in each row."""
+        pulled = slope - np.vecdot(self.q, slope)[:, None]
         pulled *= self.q
         return pulled
+
+    def mixture(self, weight: float) -> tuple[Array, Array, Array, Array]:
+        """m = (1 - weight) p + weight q, log m/p, log m/q, and log q/m but for a constant in each row."""
+        log_m_p = np.exp(self.log_ratio)
+        log_m_p *= weight
+        log_m_p += 1 - weight
+        np.log(log_m_p, out=log_m_p)
+        log_m_q = log_m_p - self.log_ratio
+        return (1 - weight) * self.p + weight * self.q, log_m_p, log_m_q, -log_m_q
 
 
 class Careful:
@@ -126,30 +122,35 @@ class Careful:
         xp = get_array_module(z)
         a, p, log_total_p = _powers(u, temperature)
         b, q, log_total_q = _powers(z, temperature)
-        both_empty, teacher_empty, student_empty = (z == u) & (u == -np.inf), u == -np.inf, z == -np.inf
         centre = (a + b).argmax(axis=-1)
-        d = _centred_difference(z, u, centre) / temperature
-        d = xp.where(teacher_empty, np.inf, xp.where(student_empty, -np.inf, d))
-        d = xp.where(both_empty, 0.0, d)
+        difference = _Difference(z, u, temperature)
+        d = difference.centred(centre)
 
-        # log sum(p exp d) is the difference of the two logarithms of sums; where these share digits, log1p of a sum
+        # log sum(p exp d) is a difference of logarithms of sums; where these share digits, it is log1p of a sum
         log_mean = take(a, centre) - take(b, centre) + log_total_q - log_total_p
         log_mean = xp.where(xp.isfinite(log_mean), log_mean, 0.0)
         near = abs(log_mean) < 0.5
-        q_there = q * xp.exp(xp.where(near, log_mean, 0.0))[:, None]
-        log1p_sum = xp.where(d > 1, q_there - p, p * xp.expm1(xp.minimum(d, 1.0))).sum(axis=-1)
-        log_mean = xp.where(near, xp.log1p(log1p_sum), log_mean)
+        scaled_q = q * xp.exp(xp.where(near, log_mean, 0.0))[:, None]
+        excess = _gap(p, scaled_q, d).sum(axis=-1)
+        log_mean = xp.where(near, xp.log1p(excess), log_mean)
 
-        self.p, self.q, self.total = p, q, xp.ones_like(log_mean)
+        self.p, self.q = p, q
         self.log_ratio = d - log_mean[:, None]
-        self.gap = xp.where(self.log_ratio > 1, q - p, p * xp.expm1(xp.minimum(self.log_ratio, 1.0)))
+        self.gap = _gap(p, q, self.log_ratio)
+        self._difference = difference
 
-    def kl(self, p: Array, log_ratio: Array, gap: Array) -> Array:
+    @property
+    def centred_ratio(self) -> Array:
+        """log q/p minus its value where q is largest, among the entries where the teacher has mass if there are any."""
+        xp = get_array_module(self.q)
+        return self._difference.centred(xp.where(self.log_ratio == np.inf, -1.0, self.q).argmax(axis=-1))
+
+    def kl(self, p: Array, m: Array, log_m_p: Array) -> Array:
         """KL(p || m) of each row as the sum of p phi(log m/p) = m - p - p log m/p, no term of it negative."""
         xp = get_array_module(p)
-        far = gap - xp.where(p > 0, p * log_ratio, 0.0)
-        terms = xp.where(log_ratio > 1, far, p * _phi(xp.minimum(log_ratio, 1.0)))
-        return xp.where(log_ratio == -np.inf, np.inf, terms).sum(axis=-1)
+        far = m - p - xp.where(p > 0, p * log_m_p, 0.0)
+        terms = xp.where(log_m_p > 1, far, p * _phi(xp.minimum(log_m_p, 1.0)))
+        return xp.where(log_m_p == -np.inf, np.inf, terms).sum(axis=-1)
 
     def pull(self, slope: Array) -> Array:
         """T dD/dz = q (g - sum(q g)) from the slope g = dD/dq, centred first where q is largest.
@@ -159,13 +160,45 @@ class Careful:
         xp, q = get_array_module(slope), self.q
         outside = (slope == np.inf) & (q > 0)
         inside = xp.where(outside | (q == 0), 0.0, slope)
-        inside = inside - take(inside, xp.where(outside, 0.0, q).argmax(axis=-1))[:, None]
-        inside = xp.where(outside | (q == 0), 0.0, inside)
         pulled = q * (inside - (q * inside).sum(axis=-1, keepdims=True))
         mass_outside = xp.where(outside, q, 0.0).sum(axis=-1, keepdims=True)
         mass_inside = xp.where(outside, 0.0, q).sum(axis=-1, keepdims=True)
         rise = q * xp.where(outside, mass_inside, -mass_outside)
         return xp.where(rise != 0, xp.copysign(np.inf, rise), pulled)
+
+    def mixture(self, weight: float) -> tuple[Array, Array, Array, Array]:
+        """m = (1 - weight) p + weight q, log m/p, log m/q, and log q/m but for a constant in each row."""
+        xp, p, q, log_ratio = get_array_module(self.q), self.p, self.q, self.log_ratio
+        log_w, log_rest = math.log(weight), math.log1p(-weight)
+        log_m_p = _log_mixed(log_ratio, log_w, log_rest, log_w + log_ratio)
+        log_m_q = _log_mixed(-log_ratio, log_rest, log_w, log_rest - log_ratio)
+        # where all of log m/q are near one number, its digits hide theirs, so they are taken relative to that where q
+        # is largest: (m/q) / (m/q there) = 1 - s + s exp(-x), x = log q/p - (log q/p there), s = p's share of m there
+        top = q.argmax(axis=-1)
+        there, ratio_there = take(log_m_q, top)[:, None], take(log_ratio, top)[:, None]
+        x = xp.where(ratio_there < np.inf, self._difference.centred(top), -np.inf)
+        slope = -_log_mixed(-x, log_rest - ratio_there - there, log_w - there, log_rest - log_ratio - there)
+        return (1 - weight) * p + weight * q, log_m_p, log_m_q, slope
+
+
+class _Difference:
+    """(z - u) / T with the digits that z - u rounds away. Knuth, TAOCP 2, 4.2.2, theorem B."""
+
+    def __init__(self, z: Array, u: Array, temperature: float):
+        xp = get_array_module(z)
+        self._rounded, self._temperature = z - u, temperature
+        virtual = z - self._rounded
+        error = (z - (self._rounded + virtual)) + (virtual - u)
+        self._error = xp.where(xp.isfinite(error), error, 0.0)
+        self._both_empty = xp.isnan(self._rounded)
+
+    def centred(self, index: Array) -> Array:
+        """Minus its value at `index` (n,); inf and -inf where one of the two is -inf, 0 where both are."""
+        xp = get_array_module(index)
+        there = take(self._rounded, index)
+        there = xp.where(xp.isfinite(there), there, 0.0)
+        d = (self._rounded - there[:, None]) + (self._error - take(self._error, index)[:, None])
+        return xp.where(self._both_empty, 0.0, d / self._temperature)
 
 
 def _powers(z: Array, temperature: float) -> tuple[Array, Array, Array]:
@@ -178,14 +211,18 @@ def _powers(z: Array, temperature: float) -> tuple[Array, Array, Array]:
     return x, powers / (1 + rest)[:, None], xp.log1p(rest)
 
 
-def _centred_difference(z: Array, u: Array, centre: Array) -> Array:
-    """z - u minus its value at `centre`, with the digits that z - u rounds away. Knuth, TAOCP 2, 4.2.2, theorem B."""
-    xp = get_array_module(z)
-    difference = z - u
-    virtual = z - difference
-    error = (z - (difference + virtual)) + (virtual - u)
-    error = xp.where(xp.isfinite(error), error, 0.0)
-    return (difference - take(difference, centre)[:, None]) + (error - take(error, centre)[:, None])
+def _gap(p: Array, q: Array, log_ratio: Array) -> Array:
+    """q - p with the digits that p and q share: p expm1(log q/p)."""
+    xp = get_array_module(p)
+    return xp.where(log_ratio > 1, q - p, p * xp.expm1(xp.minimum(log_ratio, 1.0)))
+
+
+def _log_mixed(x: Array, log_weight: Array, log_rest: Array, log_term: Array) -> Array:
+    """log(rest + weight exp x) for rest + weight = 1, accurate where it is small; log_term is log_weight + x."""
+    xp = get_array_module(x)
+    excess = xp.exp(log_weight) * xp.expm1(xp.minimum(x, 700.0))
+    near = (x < 700) & (log_weight > -650) & (excess > -0.5)
+    return xp.where(near, xp.log1p(xp.maximum(excess, -0.5)), xp.logaddexp(log_rest, log_term))
 
 
 def _phi(x: Array) -> Array:
@@ -193,6 +230,6 @@ def _phi(x: Array) -> Array:
     xp = get_array_module(x)
     small = xp.clip(x, -1 / 16, 1 / 16)
     series = xp.zeros_like(x)
-    for k in range(10, 1, -1):  # small^2 / 2! + small^3 / 3! + ...
+    for k in range(9, 1, -1):  # small^2 / 2! + small^3 / 3! + ...
         series = series * small + 1 / math.factorial(k)
     return xp.where(abs(x) < 1 / 16, series * small * small, xp.expm1(x) - x)

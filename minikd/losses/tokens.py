@@ -1,7 +1,7 @@
 """What all losses on logits share: which tokens count, and how their losses become one number and one gradient."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,13 @@ DEVICE_BLOCK_BYTES = 64 * 2**20
 
 
 def token_loss(
-    rows: Rows, arrays: Sequence[Array], counted: Array | None, reduction: str
+    rows: Rows, arrays: Sequence[Array], counted: Array | None, reduction: str, *, itemsize: int
 ) -> tuple[Array, Pullback]:
     """Evaluate `rows` block by block on those tokens that count, and reduce.
 
-    arrays: the student's logits (..., V), then others (..., V) or (...). Losses and gradient of a token that does not
-    count are 0, whatever its logits are. Kept for the pullback: the gradients that `rows` returned.
+    arrays: the student's logits (..., V), then others (..., V) or (...); itemsize: bytes of a number in the middle of
+    `rows`, for the size of its blocks. Losses and gradient of a token that does not count are 0, whatever its logits
+    are. Kept for the pullback: the gradients that `rows` returned.
     """
     check_reduction(reduction)
     logits = arrays[0]
@@ -38,7 +39,7 @@ def token_loss(
             flat = [xp.where(counted.reshape(-1, *[1] * (x.ndim - 1)), x, x.dtype.type(0)) for x in flat]
 
     with unbuffered_rows(logits.shape[-1]):
-        pieces = [(block, *rows(*(x[block] for x in flat))) for block in blocks_of(flat[0])]
+        pieces = [(block, *rows(*(x[block] for x in flat))) for block in blocks_of(flat[0], itemsize)]
     losses = xp.zeros(math.prod(tokens), dtype=dtype)
     for block, values, _, _ in pieces:
         losses[block if picked is None else picked[block]] = values
@@ -71,24 +72,24 @@ def reduce_tokens(losses: Array, counted: Array | None, reduction: str) -> tuple
     if reduction == "none":
         return losses, one
     total = losses.sum(dtype=np.float64)
-    share = one if reduction == "sum" else mean_share(counted, losses)
+    share = one if reduction == "sum" else mean_share(losses.size, counted, losses)
     return (total * share).astype(losses.dtype), share
 
 
-def mean_share(counted: Array | None, losses: Array) -> Array:
-    """1 / the number of tokens that count, of the type of `losses` (...); ValueError: none does (on a GPU, infinite)."""
-    xp = get_array_module(losses)
-    count = losses.size if counted is None else counted.sum()
+def mean_share(n_tokens: int, counted: Array | None, like: Array) -> Array:
+    """1 / the number of tokens that count, in the type of `like`; ValueError: none does (on a GPU: inf instead)."""
+    count = n_tokens if counted is None else counted.sum()
     if (counted is None or on_host(counted)) and count == 0:
         raise ValueError("mean over no token: mask and labels leave none that counts; wanted at least one")
-    return xp.asarray(1 / count, dtype=losses.dtype)
+    return get_array_module(like).asarray(1 / count, dtype=like.dtype)
 
 
-def blocks_of(logits: Array) -> Any:
-    """Slices over rows (n, V), each small enough for a cache on a CPU and for a GPU's memory there."""
+def blocks_of(logits: Array, itemsize: int) -> Iterable[slice]:
+    """Slices over rows (n, V) of `itemsize` bytes a number: each fits a cache on a CPU, and a GPU's memory there."""
+    row_bytes = itemsize * logits.shape[-1]
     if on_host(logits):
-        return row_blocks(logits)
-    step = max(1, DEVICE_BLOCK_BYTES // (8 * logits.shape[-1]))
+        return row_blocks(logits, row_bytes=row_bytes)
+    step = max(1, DEVICE_BLOCK_BYTES // row_bytes)
     return [slice(start, min(start + step, len(logits))) for start in range(0, len(logits), step)]
 
 
@@ -127,6 +128,14 @@ def check_labels(labels: Array, shape: tuple[int, ...]) -> None:
             f"labels[{', '.join(map(str, index))}] is {labels[index]}; "
             f"wanted 0 to {n_classes - 1}, or {IGNORED_LABEL} for a token that does not count"
         )
+
+
+def check_pair(student_logits: Array, teacher_logits: Array) -> None:
+    """ValueError unless student and teacher have logits of one shape (..., V)."""
+    student, teacher = student_logits.shape, teacher_logits.shape
+    check_same_vocabulary(student[-1], teacher[-1])
+    if student != teacher:
+        raise ValueError(f"student_logits are {student}, teacher_logits {teacher}; wanted one shape")
 
 
 def check_same_vocabulary(student: int, teacher: int) -> None:
