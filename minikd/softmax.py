@@ -95,7 +95,7 @@ def largest_entries(z: Array) -> tuple[Array, Array]:
     """The largest entry of each row of logits z (n, V) and its index; ValueError if that is -inf (on a GPU: unseen)."""
     index = z.argmax(axis=-1)
     largest = take(z, index)
-    if on_host(z) and (largest == -np.inf).any():
+    if on_host(z) and largest.size and largest.min() == -np.inf:
         raise ValueError(
             "the logits of a token are -inf throughout; wanted at least one entry above -inf for every token"
         )

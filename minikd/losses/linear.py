@@ -29,13 +29,11 @@ def linear_cross_entropy(
     *,
     mask: Array | None = None,
     reduction: str = "mean",
-    gradient: bool = True,
 ) -> tuple[Array, Pullback]:
     """`cross_entropy` of the logits hidden weight^T.
 
     hidden (..., C), weight (V, C), labels and mask (...) -> loss in nats; vjp(w) -> dhidden, dweight. `reduction` is
-    mean or sum. With `gradient=False` the loss alone, at a third of the work; its pullback is a
-    ValueError.
+    mean or sum.
     """
     counted = _counted(hidden, weight, labels, mask)
 
@@ -43,7 +41,7 @@ def linear_cross_entropy(
         return cross_entropy(logits, flat_labels[rows], mask=mask, reduction="sum")
 
     flat_labels = labels.reshape(-1)
-    return _over_blocks(block_loss, hidden, weight, counted, reduction, gradient)
+    return _over_blocks(block_loss, hidden, weight, counted, reduction)
 
 
 def linear_distillation_loss(
@@ -58,13 +56,12 @@ def linear_distillation_loss(
     divergence: Divergence = forward_kl,
     mask: Array | None = None,
     reduction: str = "mean",
-    gradient: bool = True,
 ) -> tuple[Array, Pullback]:
     """`distillation_loss` of the logits student_hidden student_weight^T and teacher_hidden teacher_weight^T.
 
     student_hidden (..., C), student_weight (V, C), teacher_hidden (..., D), teacher_weight (V, D), labels and mask
     (...) -> loss in nats; vjp(w) -> dstudent_hidden, dstudent_weight. `alpha` as a function sees blocks of tokens:
-    logits (n, V) and labels (n,). `reduction` and `gradient` as in `linear_cross_entropy`.
+    logits (n, V) and labels (n,). `reduction` as in `linear_cross_entropy`.
     """
     check_temperature(temperature)
     check_same_vocabulary(len(student_weight), len(teacher_weight))
@@ -76,9 +73,7 @@ def linear_distillation_loss(
     if not callable(alpha):
         alpha = checked_alpha(alpha, labels.shape, working_dtype(student_hidden))
     if never(alpha):  # the teacher's logits are of no use
-        return linear_cross_entropy(
-            student_hidden, student_weight, labels, mask=mask, reduction=reduction, gradient=gradient
-        )
+        return linear_cross_entropy(student_hidden, student_weight, labels, mask=mask, reduction=reduction)
     counted = _counted(student_hidden, student_weight, labels, mask)
     flat_teacher, flat_labels = teacher_hidden.reshape(-1, teacher_hidden.shape[-1]), labels.reshape(-1)
     flat_alpha: Any = alpha if callable(alpha) or isinstance(alpha, float) else alpha.reshape(-1)
@@ -95,7 +90,7 @@ def linear_distillation_loss(
             reduction="sum",
         )
 
-    return _over_blocks(block_loss, student_hidden, student_weight, counted, reduction, gradient)
+    return _over_blocks(block_loss, student_hidden, student_weight, counted, reduction)
 
 
 def _over_blocks(
@@ -104,7 +99,6 @@ def _over_blocks(
     weight: Array,
     counted: Array | None,
     reduction: str,
-    gradient: bool,
 ) -> tuple[Array, Pullback]:
     """The sum of `block_loss` over blocks of tokens, or its mean over those that count, and its pullback."""
     if reduction not in ("mean", "sum"):
@@ -114,21 +108,17 @@ def _over_blocks(
     share = mean_share(len(x), counted, x) if reduction == "mean" else xp.ones((), dtype=x.dtype)
     counted = None if counted is None else counted.reshape(-1)
     total = xp.zeros((), dtype=np.float64)
-    dx: Array = xp.empty_like(x) if gradient else None
-    dhead: Array = xp.zeros_like(head) if gradient else None
+    dx, dhead = xp.empty_like(x), xp.zeros_like(head)
     for rows in _token_blocks(len(x), head):
         loss, vjp = block_loss(x[rows] @ head.T, rows, None if counted is None else counted[rows])
         total = total + loss
-        if gradient:
-            dlogits = vjp()
-            xp.matmul(dlogits, head, out=dx[rows])
-            for entries in row_blocks(dhead, block_bytes=PRODUCT_BYTES):
-                dhead[entries] += dlogits[:, entries].T @ x[rows]
+        dlogits = vjp()
+        xp.matmul(dlogits, head, out=dx[rows])
+        for entries in row_blocks(dhead, block_bytes=PRODUCT_BYTES):
+            dhead[entries] += dlogits[:, entries].T @ x[rows]
     loss = (total * share).astype(x.dtype)
 
     def pullback(w: Array = 1.0) -> tuple[Array, Array]:
-        if not gradient:
-            raise ValueError("this loss was computed with gradient=False; wanted gradient=True to pull back through it")
         w = xp.asarray(w, dtype=x.dtype) * share
         dhidden = (dx * w).reshape(hidden.shape)
         return dhidden.astype(hidden.dtype, copy=False), (dhead * w).astype(weight.dtype, copy=False)
