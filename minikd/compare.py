@@ -19,7 +19,7 @@ from minikd.models import GPT2
 from minikd.report import NextWords, Point, write_report
 from minikd.run_folder import RunFolder
 from minikd.softmax import softmax
-from minikd.text import Batches
+from minikd.text import Batches, windows
 from minikd.train import Learner, Tick, TrainConfig, train_step
 from minikd.versions import versions
 
@@ -107,7 +107,7 @@ def compare(text: TextConfig, config: CompareConfig, run_config: RunConfig, out:
             "corpus": data.name,
             "vocab_size": data.tokenizer.vocab_size,
             "seeds": config.seeds,
-            "device": machine.name,
+            "device": "cpu" if machine.xp is np else machine.name,
             "versions": versions(),
             "settings": {"preset": config.preset, **asdict(replace(preset, training=training))},
             "runs": [over_seeds([row[name] for row in rows]) for name in ("teacher", *STUDENTS)],
@@ -248,27 +248,36 @@ def curves(places: list[Path]) -> dict[str, list[Point]]:
 
 def next_words(place: Path, data: Data, context: int, machine: Machine, n_words: int = 8) -> NextWords:
     """What every model expects next at a place of the validation text where the teacher is right, but in doubt."""
-    ids = data.validation[: context + 1].astype(np.int64)
+    decode = data.tokenizer.decode
+    batch = next(windows(data.validation[: 16 * context + 1], context, 16))
     models = {name: load(place / name / "model", machine)[0] for name in ("teacher", *STUDENTS)}
-    logits = {name: to_host(model(machine.xp.asarray(ids[None, :-1]))[0])[0] for name, model in models.items()}
-    at = doubtful_place(logits["teacher"], ids[1:])
-    words = np.argsort(-logits["teacher"][at], kind="stable")[:n_words]
+    logits = {name: to_host(model(machine.xp.asarray(batch.inputs))[0]) for name, model in models.items()}
+    wordlike = np.array([[token >= 0 and decode([token]).strip().isalpha() for token in row] for row in batch.targets])
+    row, at = doubtful_place(logits["teacher"], batch.targets, wordlike)
+    words = np.argsort(-logits["teacher"][row, at], kind="stable")[:n_words]
     return NextWords(
-        text=data.tokenizer.decode(ids[: at + 1]),
-        next_word=data.tokenizer.decode(ids[at + 1 : at + 2]),
-        words=[data.tokenizer.decode([word]) for word in words],
+        text=decode(batch.inputs[row, : at + 1]),
+        next_word=decode(batch.targets[row, at : at + 1]),
+        words=[decode([word]) for word in words],
         probabilities={
-            name: {t: softmax(rows[at], temperature=t)[0][words].tolist() for t in WORD_TEMPERATURES}
+            name: {t: softmax(rows[row, at], temperature=t)[0][words].tolist() for t in WORD_TEMPERATURES}
             for name, rows in logits.items()
         },
     )
 
 
-def doubtful_place(logits: np.ndarray, following: np.ndarray) -> int:
-    """The place in the latter half of a text (T, V) with the highest entropy among those where the argmax is right."""
+def doubtful_place(logits: np.ndarray, following: np.ndarray, wordlike: np.ndarray) -> tuple[int, int]:
+    """Where a model that is right hesitates between about as many words as a reader can compare.
+
+    logits (B, T, V), the following tokens (B, T), and whether these are words -> row and place: of the words in the
+    latter half of a row that the argmax gets right (of all words, of all tokens, if there is none), the one with the
+    entropy nearest to 2 nats, that of seven equally likely words.
+    """
     p, _ = softmax(logits)
     entropy = -(p * np.log(np.maximum(p, np.finfo(p.dtype).tiny))).sum(axis=-1)
     right = logits.argmax(axis=-1) == following
-    later = np.arange(len(logits)) >= len(logits) // 2
-    chosen = later & right if (later & right).any() else later
-    return int(np.where(chosen, entropy, -1).argmax())
+    later = np.broadcast_to(np.arange(logits.shape[1]) >= logits.shape[1] // 2, right.shape)
+    choices = (later & wordlike & right, later & wordlike, following >= 0)
+    chosen = next(choice for choice in choices if choice.any())
+    row, at = np.unravel_index(np.where(chosen, abs(entropy - 2), np.inf).argmin(), right.shape)
+    return int(row), int(at)

@@ -110,10 +110,13 @@ def test_means_and_standard_errors_over_seeds():
 
 
 def test_the_place_to_show_is_where_the_teacher_is_right_but_in_doubt():
-    logits = np.log([[0.4, 0.3, 0.3], [0.9, 0.05, 0.05], [0.5, 0.4, 0.1], [0.6, 0.3, 0.1]])
-    assert doubtful_place(logits, np.array([0, 0, 0, 0])) == 2
-    assert doubtful_place(logits, np.array([0, 0, 1, 0])) == 3
-    assert doubtful_place(logits, np.array([1, 1, 1, 1])) == 2
+    logits = np.log([[[0.4, 0.3, 0.3], [0.9, 0.05, 0.05], [0.5, 0.4, 0.1], [0.6, 0.3, 0.1]]])
+    yes, no = np.array([[True] * 4]), np.array([[False] * 4])
+    assert doubtful_place(logits, np.array([[0, 0, 0, 0]]), yes) == (0, 2)
+    assert doubtful_place(logits, np.array([[0, 0, 1, 0]]), yes) == (0, 3)
+    assert doubtful_place(logits, np.array([[1, 1, 1, 1]]), yes) == (0, 2)
+    assert doubtful_place(logits, np.array([[0, 0, 0, 0]]), no) == (0, 2)
+    assert doubtful_place(logits, np.array([[0, 0, 0, 0]]), np.array([[True, True, False, True]])) == (0, 3)
 
 
 def test_fewer_steps_keep_the_shape_of_the_training():
