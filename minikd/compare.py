@@ -276,8 +276,8 @@ def doubtful_place(logits: np.ndarray, following: np.ndarray, wordlike: np.ndarr
     p, _ = softmax(logits)
     entropy = -(p * np.log(np.maximum(p, np.finfo(p.dtype).tiny))).sum(axis=-1)
     right = logits.argmax(axis=-1) == following
-    later = np.broadcast_to(np.arange(logits.shape[1]) >= logits.shape[1] // 2, right.shape)
-    choices = (later & wordlike & right, later & wordlike, following >= 0)
+    later = (following >= 0) & (np.arange(logits.shape[1]) >= logits.shape[1] // 2)
+    choices = (later & wordlike & right, later & wordlike, later, following >= 0)
     chosen = next(choice for choice in choices if choice.any())
     row, at = np.unravel_index(np.where(chosen, abs(entropy - 2), np.inf).argmin(), right.shape)
     return int(row), int(at)
