@@ -10,7 +10,7 @@ import numpy as np
 
 Array = Any  # numpy.ndarray or cupy.ndarray: same code, same methods
 
-CACHE_BLOCK_BYTES = 256 * 1024
+CACHE_BLOCK_BYTES = 512 * 1024
 
 
 def select_device(device: str) -> tuple[Any, str]:

@@ -57,8 +57,9 @@ def _keep_freed_memory() -> None:
     Every step allocates the same large arrays; mapping and zeroing their pages anew took a sixth of its time.
     """
     if sys.platform == "linux":
-        trim_threshold, mmap_threshold = -1, -3  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+        trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, ...
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent outside glibc
         if mallopt is not None:
             mallopt(trim_threshold, 1 << 30)
             mallopt(mmap_threshold, 1 << 30)
+            mallopt(arena_max, 1)  # a thread's own arena gives its memory back all the same
