@@ -86,7 +86,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": cpu,
         "cores": available_cores(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "environment": {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)},
     }
