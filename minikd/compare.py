@@ -252,7 +252,7 @@ def next_words(place: Path, data: Data, context: int, machine: Machine, n_words:
     batch = next(windows(data.validation[: 16 * context + 1], context, 16))
     models = {name: load(place / name / "model", machine)[0] for name in ("teacher", *STUDENTS)}
     logits = {name: to_host(model(machine.xp.asarray(batch.inputs))[0]) for name, model in models.items()}
-    wordlike = np.array([[token >= 0 and decode([token]).strip().isalpha() for token in row] for row in batch.targets])
+    wordlike = np.array([[token >= 0 and is_word(decode([token])) for token in row] for row in batch.targets])
     row, at = doubtful_place(logits["teacher"], batch.targets, wordlike)
     words = np.argsort(-logits["teacher"][row, at], kind="stable")[:n_words]
     return NextWords(
@@ -264,6 +264,11 @@ def next_words(place: Path, data: Data, context: int, machine: Machine, n_words:
             for name, rows in logits.items()
         },
     )
+
+
+def is_word(token: str) -> bool:
+    """Whether a token's text is a space and at least three letters: a word's beginning, not an ending or a sign."""
+    return token.startswith(" ") and len(token) > 3 and token[1:].isalpha()
 
 
 def doubtful_place(logits: np.ndarray, following: np.ndarray, wordlike: np.ndarray) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from minikd.compare import PRESETS, STUDENTS, CompareConfig, compare, doubtful_place, over_seeds, shortened
+from minikd.compare import PRESETS, STUDENTS, CompareConfig, compare, doubtful_place, is_word, over_seeds, shortened
 from minikd.distill.scratch import scratch
 from minikd.job import Machine, RunConfig, TextConfig, load
 from minikd.text import Batches
@@ -117,6 +117,12 @@ def test_the_place_to_show_is_where_the_teacher_is_right_but_in_doubt():
     assert doubtful_place(logits, np.array([[1, 1, 1, 1]]), yes) == (0, 2)
     assert doubtful_place(logits, np.array([[0, 0, 0, 0]]), no) == (0, 2)
     assert doubtful_place(logits, np.array([[0, 0, 0, 0]]), np.array([[True, True, False, True]])) == (0, 3)
+
+
+def test_a_word_is_a_space_and_letters():
+    assert [is_word(token) for token in (" the", "the", "s", " a", "   ", " x1y", " Straße")] == [True] + 5 * [
+        False
+    ] + [True]
 
 
 def test_fewer_steps_keep_the_shape_of_the_training():
