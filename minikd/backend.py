@@ -10,7 +10,7 @@ import numpy as np
 
 Array = Any  # numpy.ndarray or cupy.ndarray: same code, same methods
 
-CACHE_BLOCK_BYTES = 512 * 1024
+CACHE_BLOCK_BYTES = 2**20
 
 
 def select_device(device: str) -> tuple[Any, str]:
@@ -68,7 +68,7 @@ def to_host(x: Array) -> np.ndarray:
 
 def on_host(x: Array) -> bool:
     """Whether `x` lives in the memory of the CPU."""
-    return get_array_module(x) is np
+    return type(x) is np.ndarray or get_array_module(x) is np
 
 
 def row_blocks(x: Array, *, row_bytes: int | None = None, block_bytes: int = CACHE_BLOCK_BYTES) -> list[slice]:
@@ -100,6 +100,18 @@ def unbuffered_rows(n_columns: int) -> Iterator[None]:
 def row_dot(x: Array, y: Array) -> Array:
     """sum(x y) over the last axis: two arrays (..., V) -> (...)."""
     return np.vecdot(x, y) if on_host(x) else (x * y).sum(axis=-1)
+
+
+def row_sum(x: Array) -> Array:
+    """Sum over the last axis: (..., V) -> (...)."""
+    return np.vecdot(x, _ones(x.shape[-1], x.dtype)) if on_host(x) else x.sum(axis=-1)
+
+
+@cache
+def _ones(n: int, dtype: Any) -> np.ndarray:
+    ones = np.ones(n, dtype=dtype)
+    ones.flags.writeable = False
+    return ones
 
 
 def at_least_float32(x: Array) -> Array:

@@ -251,7 +251,7 @@ def next_words(place: Path, data: Data, context: int, machine: Machine, n_words:
     decode = data.tokenizer.decode
     batch = next(windows(data.validation[: 16 * context + 1], context, 16))
     models = {name: load(place / name / "model", machine)[0] for name in ("teacher", *STUDENTS)}
-    logits = {name: to_host(model(machine.xp.asarray(batch.inputs))[0]) for name, model in models.items()}
+    logits = {name: to_host(model.predict(machine.xp.asarray(batch.inputs))) for name, model in models.items()}
     wordlike = np.array([[token >= 0 and is_word(decode([token])) for token in row] for row in batch.targets])
     row, at = doubtful_place(logits["teacher"], batch.targets, wordlike)
     words = np.argsort(-logits["teacher"][row, at], kind="stable")[:n_words]

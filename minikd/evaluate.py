@@ -42,11 +42,11 @@ def evaluate(
     def look(batch: Batch) -> tuple[float, float, float, int, int]:
         counted = batch.targets >= 0
         targets = xp.asarray(batch.targets)
-        logits, _ = model(xp.asarray(batch.inputs))
+        logits = model.predict(xp.asarray(batch.inputs))
         loss, _ = cross_entropy(logits, targets, reduction="sum")
         agreed = kl = 0.0
         if teacher is not None:
-            teacher_logits, _ = teacher(xp.asarray(batch.inputs))
+            teacher_logits = teacher.predict(xp.asarray(batch.inputs))
             mask = xp.asarray(counted)
             agreed = float(((logits.argmax(axis=-1) == teacher_logits.argmax(axis=-1)) & mask).sum())
             kl = float(forward_kl(logits, teacher_logits, mask=mask, reduction="sum")[0])

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minikd.backend import Array, get_array_module, on_host, row_blocks, row_dot
+from minikd.backend import Array, get_array_module, on_host, row_blocks, row_dot, row_sum
 
 
 def softmax(logits: Array, temperature: float = 1.0) -> tuple[Array, Callable]:
@@ -19,12 +19,12 @@ def softmax(logits: Array, temperature: float = 1.0) -> tuple[Array, Callable]:
     check_temperature(temperature)
     xp, dtype = get_array_module(logits), working_dtype(logits)
     z = logits.reshape(-1, logits.shape[-1])
-    p, ones = xp.empty(z.shape, dtype=dtype), xp.ones(z.shape[-1], dtype=dtype)
+    p = xp.empty(z.shape, dtype=dtype)
     for block in row_blocks(p):
         powers = p[block]
         shift_and_scale(z[block], largest_entries(z[block])[0], temperature, out=powers)
         xp.exp(powers, out=powers)
-        powers /= row_dot(powers, ones)[:, None]
+        powers /= row_sum(powers)[:, None]
 
     def vjp(dp: Array) -> Array:
         # p_i depends on z_j through its own power and through the sum: dp_i/dz_j = p_i (1[i = j] - p_j) / T
@@ -105,9 +105,9 @@ def largest_entries(z: Array) -> tuple[Array, Array]:
 def shift_and_scale(z: Array, origin: Array, temperature: float, *, out: Array) -> Array:
     """(z - origin) / T into `out`, for rows z (n, V) and a number for each, origin (n,)."""
     xp = get_array_module(z)
-    with np.errstate(over="ignore"):  # a tiny T sends all but the largest to -inf
-        xp.subtract(z, origin[:, None], out=out, dtype=out.dtype)
-        if temperature != 1:
+    xp.subtract(z, origin[:, None], out=out, dtype=out.dtype)
+    if temperature != 1:
+        with np.errstate(over="ignore"):  # a tiny T sends all but the largest to -inf
             out *= inverse(temperature, out.dtype)
     return out
 

@@ -19,7 +19,7 @@ def soft(
 
     def step(batch: Batch, tick: Tick) -> Gradients:
         (hidden, head), student_vjp = student.trunk(batch.inputs, rng=tick.rng(0))
-        (teacher_hidden, teacher_head), _ = teacher.trunk(batch.inputs)
+        teacher_hidden, teacher_head = teacher.read(batch.inputs)
         loss, loss_vjp = linear_distillation_loss(
             hidden,
             head,

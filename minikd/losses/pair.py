@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minikd.backend import Array, get_array_module, on_host
+from minikd.backend import Array, get_array_module, on_host, row_sum
 from minikd.losses.tokens import Pullback, check_pair, counted_tokens, token_loss
 from minikd.softmax import check_temperature, inverse, largest_entries, sum_of_others, take, working_dtype
 
@@ -70,18 +70,16 @@ class Plain:
     """p and q in float64, from logits (n, V), as the textbook has them."""
 
     def __init__(self, z: Array, u: Array, temperature: float):
-        log_p, log_ratio = u.astype(np.float64), z.astype(np.float64)
-        if temperature != 1:
-            log_p *= 1 / temperature
-            log_ratio *= 1 / temperature
-        ones = np.ones(z.shape[-1])
-        p, q = np.exp(log_p), np.exp(log_ratio)
-        total_p, total_q = np.vecdot(p, ones), np.vecdot(q, ones)
-        p *= (1 / total_p)[:, None]
-        q *= (1 / total_q)[:, None]
+        log_p = np.multiply(u, 1 / temperature, dtype=np.float64)
+        log_ratio = np.multiply(z, 1 / temperature, dtype=np.float64)
+        q = np.exp(log_ratio)
         log_ratio -= log_p
         if u.min() == -np.inf:
             log_ratio[(u == -np.inf) & (z == -np.inf)] = 0
+        p = np.exp(log_p, out=log_p)
+        total_p, total_q = row_sum(p), row_sum(q)
+        p *= (1 / total_p)[:, None]
+        q *= (1 / total_q)[:, None]
         log_ratio -= np.log(total_q / total_p)[:, None]
         self.p, self.q, self.log_ratio = p, q, log_ratio
 

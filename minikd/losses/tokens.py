@@ -14,6 +14,7 @@ Rows = Callable[..., tuple[Array, Array, Array]]
 """A loss on a block of tokens: logits (n, V), ... -> losses (n,), dlogits (n, V) / scale, scale (n,)."""
 
 IGNORED_LABEL = -100
+HOST_BLOCK_BYTES = 2 * 2**20  # in smaller ones two threads wait for each other's interpreter between the calls
 DEVICE_BLOCK_BYTES = 64 * 2**20
 
 
@@ -88,7 +89,7 @@ def blocks_of(logits: Array, itemsize: int) -> Iterable[slice]:
     """Slices over rows (n, V) of `itemsize` bytes a number: each fits a cache on a CPU, and a GPU's memory there."""
     row_bytes = itemsize * logits.shape[-1]
     if on_host(logits):
-        return row_blocks(logits, row_bytes=row_bytes)
+        return row_blocks(logits, row_bytes=row_bytes, block_bytes=HOST_BLOCK_BYTES)
     step = max(1, DEVICE_BLOCK_BYTES // row_bytes)
     return [slice(start, min(start + step, len(logits))) for start in range(0, len(logits), step)]
 

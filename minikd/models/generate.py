@@ -120,6 +120,7 @@ class _Reader:
     def start_reading(self) -> None:
         """Forget what was read: the next call reads all of `tokens`."""
         self.n_read = 0
+        self.padded = bool(self.pad.any())
         config, flat = self.model.config, self.model.params.flat
         shape = (len(self.tokens), config.n_head, config.n_positions, config.n_embd // config.n_head)
         empty = self.xp.empty
@@ -142,19 +143,17 @@ class _Reader:
         """Logits of the next token of every text, (B, V)."""
         n_read, length = self.n_read, self.tokens.shape[1]
         columns = np.arange(n_read, length)
-        positions = np.maximum(columns - self.pad[:, None], 0)
-        (hidden, head), _ = self.model.trunk(
+        sees_all = length - n_read == 1 and not self.padded
+        hidden, head = self.model.read(
             self.xp.asarray(self.tokens[:, n_read:]),
             caches=self.caches,
-            positions=self.xp.asarray(positions),
-            bias=self._bias(columns, length),
+            positions=self.xp.asarray(np.maximum(columns - self.pad[:, None], 0) if self.padded else columns),
+            bias=None if sees_all else self._bias(columns, length),
         )
         self.n_read = length
         return hidden[:, -1] @ head.T
 
-    def _bias(self, columns: np.ndarray, length: int) -> Array | None:
-        if len(columns) == 1 and not self.pad.any():
-            return None
+    def _bias(self, columns: np.ndarray, length: int) -> Array:
         seen = columns[:, None] >= np.arange(length)
         real = np.arange(length) >= self.pad[:, None]
         itself = columns[:, None] == np.arange(length)  # padding sees itself, so that no row is empty

@@ -111,42 +111,28 @@ class GPT2:
 
         return logits.reshape(*tokens.shape, head.shape[0]), vjp
 
-    def trunk(
-        self,
-        tokens: Array,
-        *,
-        rng: np.random.Generator | None = None,
-        caches: Sequence[KeyValueCache] | None = None,
-        positions: Array | None = None,
-        bias: Array | None = None,
-    ) -> tuple[tuple[Array, Array], Callable]:
+    def predict(self, tokens: Array) -> Array:
+        """The logits alone, without a pullback: tokens (B, T) -> logits (B, T, V)."""
+        hidden, head = self.read(tokens)
+        return (hidden.reshape(-1, hidden.shape[-1]) @ head.T).reshape(*tokens.shape, head.shape[0])
+
+    def trunk(self, tokens: Array, *, rng: np.random.Generator | None = None) -> tuple[tuple[Array, Array], Callable]:
         """All but the output projection: the last hidden states and the projection's weight.
 
         tokens (B, T) -> (hidden (B, T, C), head (V, C)); vjp(dhidden, dhead) -> gradient of every parameter. The
         logits are hidden head^T, which `minikd.losses.linear` never holds all at once. The head is the embedding
-        (tied), so both their gradients meet there. For generation: one cache a layer, the tokens' positions
-        (T,) or (B, T), and what each may see as `bias` (see `attend`).
+        (tied), so both their gradients meet there.
         """
         config, params = self.config, self.params
         xp = get_array_module(params.flat)
-        t = tokens.shape[1]
-        if positions is None:
-            if t > config.n_positions:
-                raise ValueError(f"tokens are {t} long, but the model reads at most n_positions = {config.n_positions}")
-            positions = xp.arange(t)
-            bias = causal_bias(t, xp, params.flat.dtype)
-        wte = params["transformer.wte.weight"]
-        x, vjp_wte = embedding(tokens, wte)
-        position, vjp_wpe = embedding(positions, params["transformer.wpe.weight"])
-        x += position
+        positions, bias = self._positions(tokens)
+        x, vjp_embed = self._embed(tokens, positions)
         x, vjp_drop = dropout(x, config.embd_pdrop, rng)
         vjps = []
-        for i in range(config.n_layer):
-            cache = caches[i] if caches else None
-            x, vjp_block = block(x, self._blocks[i], bias, config, cache=cache, rng=rng)
+        for p in self._blocks:
+            x, vjp_block = block(x, p, bias, config, rng=rng)
             vjps.append(vjp_block)
-        gain, shift = params["transformer.ln_f.weight"], params["transformer.ln_f.bias"]
-        hidden, vjp_ln_f = layer_norm(x, gain, shift, eps=config.layer_norm_epsilon)
+        hidden, vjp_ln_f = self._last_norm(x)
 
         def vjp(dhidden: Array, dhead: Array) -> Parameters:
             grads = params.empty_like()
@@ -158,12 +144,51 @@ class GPT2:
                 for part, dparts in dp.items():
                     for name, value in dparts.items():
                         grads[f"transformer.h.{i}.{part}.{name}"][...] = value
-            dx = vjp_drop(dx)
-            xp.add(vjp_wte(dx), dhead, out=grads["transformer.wte.weight"])
-            grads["transformer.wpe.weight"][...] = vjp_wpe(dx.sum(axis=0))
+            dwte, dwpe = vjp_embed(vjp_drop(dx))
+            xp.add(dwte, dhead, out=grads["transformer.wte.weight"])
+            grads["transformer.wpe.weight"][...] = dwpe
             return grads
 
-        return (hidden, wte), vjp
+        return (hidden, params["transformer.wte.weight"]), vjp
+
+    def read(
+        self,
+        tokens: Array,
+        *,
+        caches: Sequence[KeyValueCache] | None = None,
+        positions: Array | None = None,
+        bias: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """`trunk` without a pullback: nothing is kept, so the memory of one block of layers serves the next.
+
+        tokens (B, T) -> hidden (B, T, C), head (V, C). For generation: one cache a layer, the tokens' positions (T,)
+        or (B, T), and what each may see as `bias` (see `attend`).
+        """
+        if positions is None:
+            positions, bias = self._positions(tokens)
+        x, _ = self._embed(tokens, positions)
+        for i, p in enumerate(self._blocks):
+            x, _ = block(x, p, bias, self.config, cache=caches[i] if caches else None)
+        return self._last_norm(x)[0], self.params["transformer.wte.weight"]
+
+    def _positions(self, tokens: Array) -> tuple[Array, Array]:
+        """The positions (T,) of whole sequences of tokens (B, T), and their causal bias."""
+        t, n_positions, flat = tokens.shape[1], self.config.n_positions, self.params.flat
+        if t > n_positions:
+            raise ValueError(f"tokens are {t} long, but the model reads at most n_positions = {n_positions}")
+        xp = get_array_module(flat)
+        return xp.arange(t), causal_bias(t, xp, flat.dtype)
+
+    def _embed(self, tokens: Array, positions: Array) -> tuple[Array, Callable]:
+        """tokens (B, T) at positions (T,) -> x (B, T, C); vjp(dx) -> dwte, dwpe."""
+        x, vjp_wte = embedding(tokens, self.params["transformer.wte.weight"])
+        position, vjp_wpe = embedding(positions, self.params["transformer.wpe.weight"])
+        x += position
+        return x, lambda dx: (vjp_wte(dx), vjp_wpe(dx.sum(axis=0)))
+
+    def _last_norm(self, x: Array) -> tuple[Array, Callable]:
+        gain, shift = self.params["transformer.ln_f.weight"], self.params["transformer.ln_f.bias"]
+        return layer_norm(x, gain, shift, eps=self.config.layer_norm_epsilon)
 
     @cached_property
     def _blocks(self) -> list[dict[str, dict[str, Array]]]:

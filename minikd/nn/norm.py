@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from minikd.backend import Array, get_array_module, row_dot, sum_rows
+from minikd.backend import Array, get_array_module, row_dot, row_sum, sum_rows
 
 
 def layer_norm(x: Array, gain: Array, bias: Array, *, eps: float = 1e-5) -> tuple[Array, Callable]:
@@ -12,9 +12,8 @@ def layer_norm(x: Array, gain: Array, bias: Array, *, eps: float = 1e-5) -> tupl
     Ba, Kiros & Hinton 2016, eq. 4.
     """
     xp, c = get_array_module(x), x.shape[-1]
-    ones = xp.ones(c, dtype=x.dtype)
-    normed = x - row_dot(x, ones)[..., None] / c
-    rstd = 1 / xp.sqrt(row_dot(normed, normed)[..., None] / c + eps)
+    normed = x - (row_sum(x) / c)[..., None]
+    rstd = xp.sqrt(c / (row_dot(normed, normed) + c * eps))[..., None]
     normed *= rstd
     y = normed * gain
     y += bias
@@ -22,8 +21,8 @@ def layer_norm(x: Array, gain: Array, bias: Array, *, eps: float = 1e-5) -> tupl
     def vjp(dy: Array) -> tuple[Array, Array, Array]:
         # rstd depends on every entry of the row: projecting out the mean and the component along `normed` is its share
         dx = dy * gain
-        along = row_dot(dx, normed)[..., None] / c
-        dx -= row_dot(dx, ones)[..., None] / c
+        along = (row_dot(dx, normed) / c)[..., None]
+        dx -= (row_sum(dx) / c)[..., None]
         dx -= normed * along
         dx *= rstd
         return dx, sum_rows(dy * normed), sum_rows(dy)

@@ -5,8 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from minikd.backend import row_blocks
-from minikd.losses import cross_entropy, distillation_loss, forward_kl, js, reverse_kl, soft_cross_entropy
+from minikd.losses import cross_entropy, distillation_loss, forward_kl, js, reverse_kl, soft_cross_entropy, tokens
 
 N_CLASSES = 41
 
@@ -88,7 +87,7 @@ def test_block_size_changes_nothing(rng, monkeypatch):
     whole = [loss(student, ..., mask=mask) for loss in losses(np.random.default_rng(6), (40,))]
     for loss, (value, vjp) in zip(losses(np.random.default_rng(6), (40,)), whole, strict=True):
         with monkeypatch.context() as patch:
-            patch.setitem(row_blocks.__kwdefaults__, "block_bytes", 3 * 8 * N_CLASSES)
+            patch.setattr(tokens, "HOST_BLOCK_BYTES", 3 * 8 * N_CLASSES)
             in_blocks, vjp_in_blocks = loss(student, ..., mask=mask)
         assert in_blocks == pytest.approx(value, rel=1e-14)
         np.testing.assert_allclose(vjp_in_blocks(), vjp(), rtol=1e-13)
