@@ -262,9 +262,14 @@ def is_finished(out: Path, models: tuple[str, ...]) -> bool:
 
 def say_result(out: Path, models: tuple[str, ...], before: str = "") -> None:
     """Print where the models of a finished run lie, and how good they are."""
-    result = Evaluation(**read_json_object(out / RESULT)["evaluation"])
+    path = out / RESULT
+    try:
+        result = Evaluation(**read_json_object(path)["evaluation"])
+        loss, perplexity = f"{result.val_loss:.4f}", f"{result.perplexity:.2f}"
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not what a run leaves; without it --resume evaluates again") from error
     print(f"{before}{' and '.join(f'{name} in {out / name}' for name in models)}")
-    print(f"validation loss {result.val_loss:.4f}, perplexity {result.perplexity:.2f}")
+    print(f"validation loss {loss}, perplexity {perplexity}")
 
 
 def evaluate_model(

@@ -320,6 +320,18 @@ def test_resuming_a_finished_run_does_nothing(text, capsys):
     assert {path: path.stat().st_mtime_ns for path in Path("out").rglob("*")} == before
 
 
+@pytest.mark.parametrize("damage", ["{}", '{"evaluation": {"val_loss": "low"}}', '{"evaluation": [1]}', "no json"])
+def test_a_damaged_result_of_a_finished_run(text, capsys, damage):
+    command(*train(text=text, steps=2))
+    Path("out/result.json").write_text(damage)
+    assert command("train", "--out", "out", "--resume") == 2
+    printed = capsys.readouterr().err.strip()
+    assert "result.json" in printed.splitlines()[-1]
+    assert "Traceback" not in printed
+    Path("out/result.json").unlink()
+    assert command("train", "--out", "out", "--resume") == 0
+
+
 def test_resuming_restores_a_missing_model(text):
     command(*train(text=text, steps=2))
     before = weights("out/model")
