@@ -4,7 +4,7 @@ A block of tokens is projected, its loss and the gradient of its logits are take
 form, and that gradient goes back through the projection before the next block comes. The pullback only scales.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,10 @@ from minikd.backend import Array, at_least_float32, get_array_module, on_host, r
 from minikd.losses.divergences import Divergence, forward_kl
 from minikd.losses.hard_labels import cross_entropy
 from minikd.losses.objective import Alpha, checked_alpha, distillation_loss, never
-from minikd.losses.tokens import Pullback, check_same_vocabulary, counted_tokens, mean_share
+from minikd.losses.tokens import Pullback, blocks_of, check_same_vocabulary, counted_tokens, mean_share
 from minikd.softmax import check_temperature, working_dtype
 
-FEWEST_TOKENS = 128
+FEWEST_TOKENS = 256
 BLOCK_BYTES = 2 * 2**20
 DEVICE_BLOCK_BYTES = 256 * 2**20
 PRODUCT_BYTES = 4 * 2**20
@@ -37,11 +37,11 @@ def linear_cross_entropy(
     """
     counted = _counted(hidden, weight, labels, mask)
 
-    def block_loss(logits: Array, rows: slice, mask: Array | None) -> tuple[Array, Pullback]:
+    def block_loss(rows: slice, mask: Array | None, logits: Array) -> tuple[Array, Pullback]:
         return cross_entropy(logits, flat_labels[rows], mask=mask, reduction="sum")
 
     flat_labels = labels.reshape(-1)
-    return _over_blocks(block_loss, hidden, weight, counted, reduction)
+    return _over_blocks(block_loss, [(hidden, weight)], counted, reduction)
 
 
 def linear_distillation_loss(
@@ -75,13 +75,15 @@ def linear_distillation_loss(
     if never(alpha):  # the teacher's logits are of no use
         return linear_cross_entropy(student_hidden, student_weight, labels, mask=mask, reduction=reduction)
     counted = _counted(student_hidden, student_weight, labels, mask)
-    flat_teacher, flat_labels = teacher_hidden.reshape(-1, teacher_hidden.shape[-1]), labels.reshape(-1)
+    flat_labels = labels.reshape(-1)
     flat_alpha: Any = alpha if callable(alpha) or isinstance(alpha, float) else alpha.reshape(-1)
 
-    def block_loss(logits: Array, rows: slice, mask: Array | None) -> tuple[Array, Pullback]:
+    def block_loss(
+        rows: slice, mask: Array | None, student_logits: Array, teacher_logits: Array
+    ) -> tuple[Array, Pullback]:
         return distillation_loss(
-            logits,
-            flat_teacher[rows] @ teacher_weight.T,
+            student_logits,
+            teacher_logits,
             flat_labels[rows],
             alpha=alpha if alpha is flat_alpha else flat_alpha[rows],
             temperature=temperature,
@@ -90,32 +92,47 @@ def linear_distillation_loss(
             reduction="sum",
         )
 
-    return _over_blocks(block_loss, student_hidden, student_weight, counted, reduction)
+    models = [(student_hidden, student_weight), (teacher_hidden, teacher_weight)]
+    return _over_blocks(block_loss, models, counted, reduction)
 
 
 def _over_blocks(
-    block_loss: Callable[[Array, slice, Array | None], tuple[Array, Pullback]],
-    hidden: Array,
-    weight: Array,
+    block_loss: Callable[..., tuple[Array, Pullback]],
+    models: Sequence[tuple[Array, Array]],
     counted: Array | None,
     reduction: str,
 ) -> tuple[Array, Pullback]:
-    """The sum of `block_loss` over blocks of tokens, or its mean over those that count, and its pullback."""
+    """The sum of `block_loss` over blocks of tokens, or its mean over those that count, and its pullback.
+
+    models: hidden states (..., C) and output weight (V, C) of each that gives logits, the student first. Blocks within
+    blocks: many tokens for a matrix product, few for what is done with their logits, in the place of which the
+    student's gradient is left.
+    """
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}; wanted 'mean' or 'sum'")
+    hidden, weight = models[0]
     xp = get_array_module(hidden)
-    x, head = at_least_float32(hidden.reshape(-1, hidden.shape[-1])), at_least_float32(weight)
+    flat = [(at_least_float32(x.reshape(-1, x.shape[-1])), at_least_float32(head)) for x, head in models]
+    x, head = flat[0]
     share = mean_share(len(x), counted, x) if reduction == "mean" else xp.ones((), dtype=x.dtype)
     counted = None if counted is None else counted.reshape(-1)
     total = xp.zeros((), dtype=np.float64)
     dx, dhead = xp.empty_like(x), xp.zeros_like(head)
-    for rows in _token_blocks(len(x), head):
-        loss, vjp = block_loss(x[rows] @ head.T, rows, None if counted is None else counted[rows])
-        total = total + loss
-        dlogits = vjp()
-        xp.matmul(dlogits, head, out=dx[rows])
+    blocks = _token_blocks(len(x), head)
+    buffers = [xp.empty((blocks[0].stop, len(w)), dtype=np.result_type(h.dtype, w.dtype)) for h, w in flat] if blocks else []
+    for rows in blocks:
+        logits = [
+            xp.matmul(h[rows], w.T, out=buffer[: rows.stop - rows.start])
+            for (h, w), buffer in zip(flat, buffers, strict=True)
+        ]
+        for few in blocks_of(logits[0], itemsize=8):
+            at = slice(rows.start + few.start, rows.start + few.stop)
+            loss, vjp = block_loss(at, None if counted is None else counted[at], *(z[few] for z in logits))
+            total = total + loss
+            logits[0][few] = vjp()
+        xp.matmul(logits[0], head, out=dx[rows])
         for entries in row_blocks(dhead, block_bytes=PRODUCT_BYTES):
-            dhead[entries] += dlogits[:, entries].T @ x[rows]
+            dhead[entries] += logits[0][:, entries].T @ x[rows]
     loss = (total * share).astype(x.dtype)
 
     def pullback(w: Array = 1.0) -> tuple[Array, Array]:
@@ -126,12 +143,11 @@ def _over_blocks(
     return loss, pullback
 
 
-def _token_blocks(n_tokens: int, head: Array) -> Iterator[slice]:
+def _token_blocks(n_tokens: int, head: Array) -> list[slice]:
     """Slices of tokens: enough for an efficient matrix product, few enough for a CPU's cache or a GPU's memory."""
     block_bytes = BLOCK_BYTES if on_host(head) else DEVICE_BLOCK_BYTES
     step = max(FEWEST_TOKENS, block_bytes // (len(head) * head.itemsize))
-    for start in range(0, n_tokens, step):
-        yield slice(start, min(start + step, n_tokens))
+    return [slice(start, min(start + step, n_tokens)) for start in range(0, n_tokens, step)]
 
 
 def _counted(hidden: Array, weight: Array, labels: Array, mask: Array | None) -> Array | None:
