@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.cases import SIZES, TASKS, Case
+from benchmarks.cases import HEAD_TASKS, HEADS, SIZES, TASKS, Case
 from benchmarks.harness import measure
 from minikd.atomic import write_json
 from minikd.errors import UserError
@@ -32,8 +32,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         description="Measure minikd against PyTorch (eager), each in a process of its own, taking turns.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--size", nargs="+", choices=SIZES, default=list(SIZES), help="sizes of the models")
-    parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), help="what to measure")
+    parser.add_argument(
+        "--size", nargs="+", choices=[*SIZES, *HEADS], default=list(SIZES), help="sizes of the models, or vocabularies"
+    )
+    parser.add_argument(
+        "--task",
+        nargs="+",
+        choices=[*TASKS, *HEAD_TASKS],
+        default=[*TASKS, *HEAD_TASKS],
+        help="what to measure: of a model, or (whole, blocks) of an output projection with its loss",
+    )
     parser.add_argument("--rounds", type=positive, default=9, help="turns of each side")
     parser.add_argument("--seconds", type=float, default=1.0, help="about how long a turn of the slower side lasts")
     parser.add_argument("--threads", type=positive, default=available_cores(), help="threads of each side")
@@ -97,6 +105,8 @@ def main(arguments: list[str]) -> None:
     report: dict[str, Any] = {"machine": machine(), "rounds": options.rounds, "threads": options.threads, "cases": []}
     print(HEADER, flush=True)
     for size, task in itertools.product(options.size, options.task):
+        if (size in HEADS) != (task in HEAD_TASKS):
+            continue
         result = measure(
             Case(size, task, options.device, options.threads),
             rounds=options.rounds,

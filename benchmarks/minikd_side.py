@@ -1,5 +1,6 @@
 """minikd's side: its own methods under its own training step, as its users have them."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from benchmarks.cases import (
     BATCH_SEED,
     BETA2,
     FINAL_LEARNING_RATE,
+    HEAD_TASKS,
     LEARNING_RATE,
     MAX_NORM,
     STEPS,
@@ -18,6 +20,7 @@ from benchmarks.cases import (
     WEIGHT_DECAY,
     Case,
     batch_rows,
+    head_arrays,
     initial_weights,
     prompt,
     teacher_weights,
@@ -28,6 +31,7 @@ from minikd.backend import Array, select_device
 from minikd.distill.codistill import codistill
 from minikd.distill.scratch import scratch
 from minikd.distill.soft import soft
+from minikd.losses import linear_distillation_loss
 from minikd.models import GPT2, GPT2Config, Parameters
 from minikd.models.generate import Sampling, generate
 from minikd.text import Batch
@@ -85,6 +89,29 @@ def training(case: Case, xp: Any) -> Callable[[], list[Array]]:
     return step
 
 
+def head(case: Case, xp: Any) -> Callable[[], list[Array]]:
+    """Forward KL between the projections of given hidden states, and its gradients, the tokens shared by threads."""
+    x, weight, teacher_x, teacher_weight = (xp.asarray(array) for array in head_arrays(case.head))
+    labels = xp.zeros(len(x), dtype=np.int64)
+    workers = Workers(case.threads if xp is np else 1).__enter__()  # until the process ends
+    parts = [slice(*ends) for ends in itertools.pairwise(np.linspace(0, len(x), workers.count + 1, dtype=int).tolist())]
+
+    def look(rows: slice) -> tuple[Array, Array, Array]:
+        loss, vjp = linear_distillation_loss(
+            x[rows], weight, teacher_x[rows], teacher_weight, labels[rows], alpha=1.0, temperature=1.0, reduction="sum"
+        )
+        return loss, *vjp(1 / len(x))
+
+    def step() -> list[Array]:
+        (total, _, dweight), *others = workers.map(look, parts)
+        for loss, _, other_dweight in others:
+            total = total + loss
+            dweight += other_dweight
+        return [total / len(x)]
+
+    return step
+
+
 def generation(case: Case, xp: Any) -> Callable[[], list[int]]:
     """Greedy tokens after one prompt, through a cache."""
     model = load(case.size.model, initial_weights(case.size.model, 0), xp)
@@ -101,7 +128,8 @@ def build_minikd(case: Case) -> Side:
         "threads": case.threads,
         "device": device,
     }
-    step = (generation if case.task == "generate" else training)(case, xp)
+    build = {"generate": generation, **dict.fromkeys(HEAD_TASKS, head)}.get(case.task, training)
+    step: Callable[[], Any] = build(case, xp)
 
     def numbers(result: Any) -> list[float]:
         return [float(number) for number in result]

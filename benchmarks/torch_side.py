@@ -13,6 +13,7 @@ from benchmarks.cases import (
     BATCH_SEED,
     BETA2,
     FINAL_LEARNING_RATE,
+    HEAD_BLOCK,
     LEARNING_RATE,
     MAX_NORM,
     PROMPT_LENGTH,
@@ -22,6 +23,7 @@ from benchmarks.cases import (
     WEIGHT_DECAY,
     Case,
     batch_rows,
+    head_arrays,
     initial_weights,
     prompt,
     teacher_weights,
@@ -145,7 +147,30 @@ def generate(case: Case, device: torch.device) -> Callable[[], Tensor]:
     return lambda: model.generate(prompts, case.new_tokens)[0, PROMPT_LENGTH:]
 
 
-BUILDERS = {"train": train, "soft": soft, "codistill": codistill, "generate": generate}
+def head(case: Case, device: torch.device) -> Callable[[], list[Tensor]]:
+    """Forward KL between the projections of given hidden states, and its gradients for the student's two tensors."""
+    x, w, teacher_x, teacher_w = (torch.from_numpy(array).to(device) for array in head_arrays(case.head))
+    x.requires_grad_()
+    w.requires_grad_()
+    block = len(x) if case.task == "whole" else HEAD_BLOCK
+
+    def step() -> list[Tensor]:
+        x.grad = w.grad = None
+        total = torch.zeros((), device=device)
+        for start in range(0, len(x), block):
+            rows = slice(start, start + block)
+            with torch.no_grad():
+                teacher = F.log_softmax(teacher_x[rows] @ teacher_w.T, dim=-1)
+            student = F.log_softmax(x[rows] @ w.T, dim=-1)
+            loss = F.kl_div(student, teacher, reduction="sum", log_target=True) / len(x)
+            loss.backward()
+            total += loss.detach()
+        return [total]
+
+    return step
+
+
+BUILDERS = {"whole": head, "blocks": head, "train": train, "soft": soft, "codistill": codistill, "generate": generate}
 
 
 def build_torch(case: Case) -> Side:
