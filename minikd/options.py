@@ -155,7 +155,8 @@ def _check_whole_numbers(argument: Argument) -> None:
     """The command line library would round 1.5 to 2."""
     if argument.resolved_hint is int:
         for token in argument.tokens:
-            if not token.value.lstrip("+-").isdecimal():
+            is_flag = argument.parameter.count and not token.value
+            if not is_flag and not token.value.lstrip("+-").isdecimal():
                 raise UserError(f"{token.keyword or argument.name} is {token.value!r}; wanted {wanted(argument)}")
 
 

@@ -119,7 +119,8 @@ def _over_blocks(
     total = xp.zeros((), dtype=np.float64)
     dx, dhead = xp.empty_like(x), xp.zeros_like(head)
     blocks = _token_blocks(len(x), head)
-    buffers = [xp.empty((blocks[0].stop, len(w)), dtype=np.result_type(h.dtype, w.dtype)) for h, w in flat] if blocks else []
+    largest = blocks[0].stop if blocks else 0
+    buffers = [xp.empty((largest, len(w)), dtype=np.result_type(h.dtype, w.dtype)) for h, w in flat]
     for rows in blocks:
         logits = [
             xp.matmul(h[rows], w.T, out=buffer[: rows.stop - rows.start])

@@ -7,7 +7,7 @@ from minikd.distill.hard import argmax_cross_entropy, hard
 from minikd.distill.methods import DistillConfig, build_step
 from minikd.distill.schedule import soft_weight
 from minikd.distill.soft import soft
-from minikd.losses import cross_entropy, distillation_loss, reverse_kl
+from minikd.losses import DIVERGENCES, cross_entropy, distillation_loss, reverse_kl
 from minikd.oracle import assert_vjp
 from minikd.train import Tick
 from tests.distill.learning import batches, learn, model
@@ -59,6 +59,44 @@ def test_every_method_learns(method):
     assert (student.params.flat != before).mean() > 0.9
 
 
+@pytest.mark.parametrize("method", ["soft", "codistill"])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_every_divergence_serves_every_method(divergence, method):
+    student, teacher = model(1, n_layer=1), model(2)
+    step = build_step(method, DistillConfig(divergence=divergence, alpha=0.5, temperature=2.0), student, teacher)
+    loss, gradient = step(batches(0), Tick(0, 6))["student"]
+    logits, vjp = student(batches(0).inputs)
+    wanted, loss_vjp = distillation_loss(
+        logits,
+        teacher(batches(0).inputs)[0],
+        batches(0).targets,
+        alpha=0.5,
+        temperature=2.0,
+        divergence=DIVERGENCES[divergence],
+    )
+    assert float(loss) == pytest.approx(float(wanted), rel=1e-12)
+    np.testing.assert_allclose(gradient.flat, vjp(loss_vjp()).flat, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "fields", "parameters"),
+    [
+        ("symmetric_kl", {"kl_weight": 0.0}, {"weight": 0.0}),
+        ("generalized_jsd", {"beta": 0.1}, {"beta": 0.1}),
+        ("generalized_jsd", {"beta": 1.0, "jsd_scaled": True}, {"beta": 1.0, "scaled": True}),
+        ("skew_forward_kl", {"alpha_skew": 0.3}, {"alpha": 0.3}),
+        ("skew_reverse_kl", {"alpha_skew": 0.0}, {"alpha": 0.0}),
+        ("alpha_divergence", {"alpha_amari": 0.9}, {"alpha": 0.9}),
+        ("taid", {"taid_t": 0.8}, {"t": 0.8}),
+    ],
+)
+def test_a_divergence_gets_its_own_parameters(rng, divergence, fields, parameters):
+    student, teacher = rng.normal(size=(2, 5, 7))
+    loss = DistillConfig(divergence=divergence, **fields).loss()
+    wanted, _ = DIVERGENCES[divergence](student, teacher, **parameters)
+    assert loss(student, teacher)[0] == wanted != DIVERGENCES[divergence](student, teacher)[0]
+
+
 def test_schedules_by_hand():
     def weights(schedule):
         return [soft_weight(schedule, 0.8, start=0.5)(progress) for progress in (0.0, 0.25, 0.5, 1.0)]
@@ -97,6 +135,20 @@ def test_schedules_that_cannot_be(arguments, message):
         ({"alpha": 1.2}, "alpha is 1.2"),
         ({"divergence": "kl"}, "divergence is 'kl'; wanted one of forward_kl, reverse_kl"),
         ({"corpus_tokens": 0}, "corpus_tokens is 0"),
+        ({"divergence": "skew_forward_kl", "alpha_skew": 1.0}, r"alpha_skew is 1.0; wanted a number in \[0, 1\)"),
+        ({"divergence": "skew_reverse_kl", "alpha_skew": -0.5}, r"alpha_skew is -0.5; wanted a number in \[0, 1\)"),
+        ({"divergence": "generalized_jsd", "beta": 0.0}, r"beta is 0.0; wanted a number in \(0, 1\)"),
+        (
+            {"divergence": "generalized_jsd", "beta": 2.0, "jsd_scaled": True},
+            r"beta is 2.0; wanted a number in \[0, 1\]",
+        ),
+        ({"divergence": "symmetric_kl", "kl_weight": 1.5}, r"kl_weight is 1.5; wanted a number in \[0, 1\]"),
+        ({"divergence": "alpha_divergence", "alpha_amari": -1.0}, r"alpha_amari is -1.0; wanted a number in \[0, 1\]"),
+        ({"divergence": "taid", "taid_t": float("nan")}, r"taid_t is nan; wanted a number in \[0, 1\]"),
+        ({"kl_weight": 0.0}, "kl_weight is 0.0, but divergence is 'forward_kl'; wanted symmetric_kl with it"),
+        ({"divergence": "js", "beta": 0.5}, "beta is 0.5, but divergence is 'js'; wanted generalized_jsd with it"),
+        ({"jsd_scaled": True}, "jsd_scaled is True, but divergence is 'forward_kl'; wanted generalized_jsd with it"),
+        ({"divergence": "taid", "alpha_skew": 0.1}, "wanted skew_forward_kl or skew_reverse_kl with it"),
     ],
 )
 def test_settings_that_cannot_be(fields, message):

@@ -1,36 +1,107 @@
 import math
+import re
 from functools import partial
 
 import numpy as np
 import pytest
 
 from minikd.backend import to_host
-from minikd.losses import DIVERGENCES, forward_kl, js, reverse_kl, soft_cross_entropy
+from minikd.losses import (
+    alpha_divergence,
+    forward_kl,
+    generalized_jsd,
+    js,
+    reverse_kl,
+    skew_forward_kl,
+    skew_reverse_kl,
+    soft_cross_entropy,
+    symmetric_kl,
+    taid,
+    total_variation,
+)
 from minikd.oracle import assert_vjp
+from tests.losses.variants import CHOICES, VARIANTS
 
-LOSSES = {**DIVERGENCES, "soft_cross_entropy": soft_cross_entropy}
-all_divergences = pytest.mark.parametrize("divergence", DIVERGENCES.values(), ids=list(DIVERGENCES))
+INF = np.inf
+LOSSES = {**VARIANTS, "soft_cross_entropy": soft_cross_entropy}
+CALLS = {**CHOICES, "soft_cross_entropy": ("soft_cross_entropy", {})}
+# the target of taid moves with the student, but counts as a constant
+DIFFERENTIABLE = [name for name in LOSSES if not name.startswith("taid")]
+all_divergences = pytest.mark.parametrize("divergence", VARIANTS.values(), ids=list(VARIANTS))
 all_losses = pytest.mark.parametrize("loss", LOSSES.values(), ids=list(LOSSES))
+all_differentiable = pytest.mark.parametrize("loss", [LOSSES[name] for name in DIFFERENTIABLE], ids=DIFFERENTIABLE)
+
+
+def log(x):
+    return np.log(x) if isinstance(x, np.ndarray) else x.log()
+
+
+def kl(p, q):
+    return (p * log(p / q)).sum(-1)
+
+
+def skewed(p, q, alpha):
+    return alpha * p + (1 - alpha) * q
+
+
+def jsd(p, q, beta=0.5, scaled=False):
+    m, factor = skewed(p, q, beta), 1 / (beta * (1 - beta)) if scaled else 1
+    return (beta * kl(p, m) + (1 - beta) * kl(q, m)) * factor, (1 - beta) * factor * log(q / m)
+
+
+TEXTBOOK = {
+    "forward_kl": lambda p, q: (kl(p, q), -p / q),
+    "reverse_kl": lambda p, q: (kl(q, p), log(q / p)),
+    "symmetric_kl": lambda p, q, weight=0.5: (
+        weight * kl(p, q) + (1 - weight) * kl(q, p),
+        -weight * p / q + (1 - weight) * log(q / p),
+    ),
+    "js": jsd,
+    "generalized_jsd": jsd,
+    "skew_forward_kl": lambda p, q, alpha=0.1: (
+        kl(p, skewed(p, q, alpha)),
+        -(1 - alpha) * p / skewed(p, q, alpha),
+    ),
+    "skew_reverse_kl": lambda p, q, alpha=0.1: (
+        kl(q, skewed(q, p, alpha)),
+        log(q / skewed(q, p, alpha)) - alpha * q / skewed(q, p, alpha),
+    ),
+    "total_variation": lambda p, q: (abs(p - q).sum(-1) / 2, (1.0 * (q > p) - 1.0 * (q < p)) / 2),
+    "alpha_divergence": lambda p, q, alpha=0.5: (
+        (1 - (p**alpha * q ** (1 - alpha)).sum(-1)) / (alpha * (1 - alpha)),
+        -((p / q) ** alpha) / alpha,
+    ),
+    "taid": lambda p, q: (kl(p, q), -p / q),
+    "soft_cross_entropy": lambda p, q: (-(p * log(q)).sum(-1), -p / q),
+}
+"""Value (n,) and slope dD/dq (n, V) of each loss as written in the textbook."""
+
+
+def target_of(name, student_logits, teacher_logits):
+    """The logits of the textbook's p, and its other parameters."""
+    loss, own = CALLS[name]
+    if loss != "taid":
+        return loss, teacher_logits, own
+    t = own.get("t", 0.5)
+    return loss, (1 - t) * student_logits + t * teacher_logits, {}
 
 
 def textbook(name, student_logits, teacher_logits, temperature):
-    """Losses and gradients of tokens as written in the textbook, in float64."""
+    """Values and gradients of tokens in float64."""
+    student_logits, teacher_logits = student_logits.astype(float), teacher_logits.astype(float)
+    loss, target, own = target_of(name, student_logits, teacher_logits)
     p, q = (
-        np.exp(x / temperature) / np.exp(x / temperature).sum(axis=-1, keepdims=True)
-        for x in (teacher_logits.astype(float), student_logits.astype(float))
+        np.exp(x / temperature) / np.exp(x / temperature).sum(axis=-1, keepdims=True) for x in (target, student_logits)
     )
-    m = (p + q) / 2
-
-    def kl(a, b):
-        return (a * np.log(a / b)).sum(axis=-1)
-
-    value, slope = {
-        "forward_kl": (kl(p, q), -p / q),
-        "reverse_kl": (kl(q, p), np.log(q / p)),
-        "js": ((kl(p, m) + kl(q, m)) / 2, np.log(q / m) / 2),
-        "soft_cross_entropy": (-(p * np.log(q)).sum(axis=-1), -p / q),
-    }[name]
+    value, slope = TEXTBOOK[loss](p, q, **own)
     return value, q * (slope - (q * slope).sum(axis=-1, keepdims=True)) / temperature
+
+
+def assert_equal(some, others, rel):
+    """Values and gradients of two losses are the same up to a relative error."""
+    (value, vjp), (wanted, vjp_wanted) = some, others
+    assert value == pytest.approx(wanted, rel=rel)
+    assert np.linalg.norm(vjp() - vjp_wanted()) <= rel * np.linalg.norm(vjp_wanted())
 
 
 def test_by_hand():
@@ -49,15 +120,16 @@ def test_by_hand():
     assert soft_cross_entropy(student, teacher)[0] == pytest.approx(-0.5 * math.log(3 / 16), rel=1e-15)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("shape", [(1,), (1, 1), (3, 41), (2, 5, 401)])
-@all_losses
+@pytest.mark.parametrize(
+    ("shape", "reduction"), [((1,), "mean"), ((1, 1), "none"), ((2, 17), "sum"), ((2, 5, 401), "mean")]
+)
+@all_differentiable
 def test_vjp(rng, loss, shape, reduction):
     student, teacher = rng.normal(size=shape) * 2, rng.normal(size=shape) * 2
     assert_vjp(partial(loss, temperature=3.0, reduction=reduction), student, teacher, wrt=0)
 
 
-@all_losses
+@all_differentiable
 def test_vjp_with_a_mask_and_arrays_that_are_not_contiguous(rng, loss):
     student, teacher = (rng.normal(size=(41, 5, 4)).transpose(2, 1, 0)[:, ::2] for _ in range(2))
     mask = rng.random((4, 3)) < 0.6
@@ -101,25 +173,123 @@ def test_never_negative_and_above_zero_for_different_logits(rng, divergence, dty
 @all_losses
 def test_a_shift_changes_nothing(rng, loss):
     student, teacher = (rng.integers(-64, 64, size=(5, 41)) / 16 for _ in range(2))
-    value, vjp = loss(student, teacher, temperature=2.0)
-    shifted, vjp_shifted = loss(student + 512, teacher - 128, temperature=2.0)
-    assert shifted == value
-    np.testing.assert_array_equal(vjp_shifted(), vjp())
+    shifted = loss(student + 512, teacher - 128, temperature=2.0)
+    assert_equal(shifted, loss(student, teacher, temperature=2.0), rel=1e-15)
 
 
 def test_symmetries(rng):
     one, other = rng.normal(size=(2, 5, 41)) * 3
-    assert reverse_kl(one, other)[0] == pytest.approx(forward_kl(other, one)[0], rel=1e-14)
-    assert js(one, other)[0] == pytest.approx(js(other, one)[0], rel=1e-14)
-    assert js(50 * one, 50 * other)[0] <= math.log(2) * (1 + 1e-15)
+    for there, back in (
+        (forward_kl, reverse_kl),
+        (js, js),
+        (total_variation, total_variation),
+        (symmetric_kl, symmetric_kl),
+        (partial(symmetric_kl, weight=0.2), partial(symmetric_kl, weight=0.8)),
+        (partial(generalized_jsd, beta=0.2), partial(generalized_jsd, beta=0.8)),
+        (partial(skew_forward_kl, alpha=0.3), partial(skew_reverse_kl, alpha=0.3)),
+        (partial(alpha_divergence, alpha=0.2), partial(alpha_divergence, alpha=0.8)),
+    ):
+        assert there(one, other)[0] == pytest.approx(back(other, one)[0], rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("own", "end", "kl"),
+    [
+        ((symmetric_kl, "weight"), 0, reverse_kl),
+        ((symmetric_kl, "weight"), 1, forward_kl),
+        ((partial(generalized_jsd, scaled=True), "beta"), 0, forward_kl),
+        ((partial(generalized_jsd, scaled=True), "beta"), 1, reverse_kl),
+        ((skew_forward_kl, "alpha"), 0, forward_kl),
+        ((skew_reverse_kl, "alpha"), 0, reverse_kl),
+        ((alpha_divergence, "alpha"), 0, reverse_kl),
+        ((alpha_divergence, "alpha"), 1, forward_kl),
+        ((taid, "t"), 1, forward_kl),
+    ],
+)
+def test_the_kls_are_at_the_ends_and_nearby(rng, own, end, kl):
+    student, teacher = rng.normal(size=(2, 5, 41)) * 2
+    loss, parameter = own
+    assert_equal(loss(student, teacher, **{parameter: end}), kl(student, teacher), rel=0)
+    nearby = abs(end - 1e-9)
+    assert_equal(loss(student, teacher, **{parameter: nearby}), kl(student, teacher), rel=1e-6)
+
+
+def test_generalized_jsd(rng):
+    """At 1/2 it is js; it goes to 0 at both ends, unless it is scaled."""
+    student, teacher = rng.normal(size=(2, 5, 41)) * 2
+    assert_equal(generalized_jsd(student, teacher, beta=0.5), js(student, teacher), rel=0)
+    for beta in (1e-3, 0.999):
+        unscaled, scaled = (generalized_jsd(student, teacher, beta=beta, scaled=x)[0] for x in (False, True))
+        assert unscaled < 0.01 and scaled > 1
+        assert scaled * beta * (1 - beta) == pytest.approx(unscaled, rel=1e-13)
+
+
+def test_alpha_divergence_by_hand():
+    teacher, student = np.log([[0.5, 0.5]]), np.log([[0.8, 0.2]])
+    hellinger = ((math.sqrt(0.5) - math.sqrt(0.8)) ** 2 + (math.sqrt(0.5) - math.sqrt(0.2)) ** 2) / 2
+    assert alpha_divergence(student, teacher)[0] == pytest.approx(4 * hellinger, rel=1e-14)
+
+
+def test_total_variation_by_hand():
+    teacher, student = np.log([[0.5, 0.25, 0.25]]), np.log([[0.125, 0.625, 0.25]])
+    value, vjp = total_variation(student, teacher)
+    assert value == pytest.approx(0.375, rel=1e-15)
+    # slopes -1/2, 1/2, and 0 where p and q meet; their mean under q is 1/4
+    np.testing.assert_allclose(vjp(), [[0.125 * -0.75, 0.625 * 0.25, 0.25 * -0.25]], rtol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_total_variation_of_a_permutation_knows_which_entries_stay(rng, dtype):
+    """p and q meet exactly at the entries that stay, whatever rounding says."""
+    teacher = rng.integers(-64, 64, size=(200, 41)) / 16
+    student = teacher.copy()
+    student[:, :7] = student[:, 6::-1]
+    _, vjp = total_variation(student.astype(dtype), teacher.astype(dtype), reduction="none")
+    q = np.exp(student) / np.exp(student).sum(axis=-1, keepdims=True)
+    slope = np.sign(student - teacher) / 2
+    wanted = q * (slope - (q * slope).sum(axis=-1, keepdims=True))
+    np.testing.assert_allclose(vjp(), wanted, rtol=1e-5, atol=1e-9)
+
+
+def test_taid_is_the_forward_kl_to_a_constant_between_the_two(rng):
+    student, teacher = rng.normal(size=(2, 5, 41)) * 2
+    for t in (0.2, 0.9):
+        between = (1 - t) * student + t * teacher
+        assert_equal(taid(student, teacher, t=t, temperature=3.0), forward_kl(student, between, temperature=3.0), 1e-12)
+    value, vjp = taid(student, teacher, t=0)
+    assert value == 0 and (vjp() == 0).all()
+
+
+def test_bounds(rng):
+    student, teacher = rng.normal(size=(2, 50, 41)) * 10 ** rng.uniform(-2, 2, size=(50, 1))
+    forward, reverse = (kl(student, teacher, reduction="none")[0] for kl in (forward_kl, reverse_kl))
+    variation, _ = total_variation(student, teacher, reduction="none")
+    assert (variation <= 1).all()
+    assert (variation**2 <= np.minimum(forward, reverse) / 2).all()  # Pinsker
+    assert (js(student, teacher, reduction="none")[0] <= math.log(2) * (1 + 1e-15)).all()
+    for skew, kl in ((skew_forward_kl, forward), (skew_reverse_kl, reverse)):
+        value, _ = skew(student, teacher, alpha=0.1, reduction="none")
+        assert (value <= np.minimum(math.log(10), 0.9 * kl)).all()  # convex in the mixture
+    assert (alpha_divergence(student, teacher, alpha=0.3, reduction="none")[0] <= 1 / 0.21).all()
 
 
 def test_high_temperatures_compare_the_logits(rng):
-    """T^2 D_T tends to half the variance of the difference of the logits, over an even distribution; js to 1/8."""
+    """T^2 D_T tends to half the variance of the logits' difference over an even distribution, or to a part of that."""
     student, teacher = rng.normal(size=(2, 1, 41))
     temperature = 1e6
     limit = np.var(student - teacher) / 2
-    for divergence, part in ((forward_kl, 1), (reverse_kl, 1), (js, 0.25)):
+    for divergence, part in (
+        (forward_kl, 1),
+        (reverse_kl, 1),
+        (symmetric_kl, 1),
+        (js, 0.25),
+        (partial(generalized_jsd, beta=0.1), 0.09),
+        (partial(generalized_jsd, beta=0.1, scaled=True), 1),
+        (partial(skew_forward_kl, alpha=0.2), 0.64),
+        (partial(skew_reverse_kl, alpha=0.2), 0.64),
+        (partial(alpha_divergence, alpha=0.2), 1),
+        (partial(taid, t=0.2), 0.04),
+    ):
         value, _ = divergence(student, teacher, temperature=temperature)
         assert temperature**2 * value == pytest.approx(part * limit, rel=1e-5)
 
@@ -128,6 +298,8 @@ def test_low_temperatures_compare_the_favourites():
     student, teacher = np.array([[0.0, 1.0, 3.0]]), np.array([[0.0, 3.0, 1.0]])
     assert 1e-3 * forward_kl(student, teacher, temperature=1e-3)[0] == pytest.approx(2, rel=1e-12)
     assert js(student, teacher, temperature=1e-3)[0] == pytest.approx(math.log(2), rel=1e-12)
+    assert total_variation(student, teacher, temperature=1e-3)[0] == 1
+    assert alpha_divergence(student, teacher, temperature=1e-3)[0] == 4
     assert forward_kl(student, student[:, ::-1][:, ::-1], temperature=1e-3)[0] == 0
 
 
@@ -140,7 +312,22 @@ def test_soft_cross_entropy_is_kl_plus_entropy(rng):
     np.testing.assert_array_equal(vjp(), vjp_kl())
 
 
-INF = np.inf
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@all_divergences
+def test_no_logit_is_too_large(divergence, dtype):
+    """The largest numbers of a type, and masks that use its lowest one for -inf."""
+    low, huge = np.finfo(dtype).min, np.finfo(dtype).max / 2
+    student = np.array([[huge, -huge, 1, 0], [huge, -huge, 1, 0], [-huge, -huge, -huge, -1]], dtype=dtype)
+    teacher = np.array([[-huge, huge, 0, 1], [0, 1, 2, -INF], [-huge, 2 * huge, 0, 0]], dtype=dtype)
+    student_masked = np.array([[low, low, 1, 2], [low, 0, 1, low], [low, 0, 1, 2], [1, 2, low, low]], dtype=dtype)
+    teacher_masked = np.array([[low, 3, 2, 1], [1, low, 2, low], [low, 1, 1, 3], [low, low, 1, 2]], dtype=dtype)
+    for one, other, temperatures in (
+        (student, teacher, (1.0, 1e300)),
+        (student_masked, teacher_masked, (0.05, 1.0, 100.0)),
+    ):
+        for temperature in temperatures:
+            value, vjp = divergence(one, other, temperature=temperature, reduction="none")
+            assert (value >= 0).all() and not np.isnan(vjp()).any()
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -180,9 +367,32 @@ def test_mass_that_the_teacher_lacks(xp):
     np.testing.assert_allclose(to_host(vjp()), [[0.25, -0.25, 0]], atol=1e-15)
 
 
+def test_skewed_divergences_are_finite_where_mass_is_lacking(xp):
+    full, part = np.log([[0.25, 0.25, 0.5]]), np.array([[-INF, 0.0, 0.0]])
+    for student, teacher in ((full, part), (part, full)):
+        for name in ("js", "skew_forward_kl", "skew_reverse_kl", "total_variation", "alpha_divergence", "taid"):
+            value, vjp = LOSSES[name](xp.asarray(student), xp.asarray(teacher))
+            assert 0 < to_host(value) < 3
+            gradient = to_host(vjp())
+            assert np.isfinite(gradient).all() and (gradient[np.isinf(student)] == 0).all()
+        value, vjp = symmetric_kl(xp.asarray(student), xp.asarray(teacher))
+        assert to_host(value) == INF and not np.isnan(to_host(vjp())).any()
+
+
 def test_nothing_in_common(xp):
     teacher, student = np.array([[0.0, 1.0, -INF, -INF]]), np.array([[-INF, -INF, 2.0, 0.0]])
-    for divergence, wanted in ((forward_kl, INF), (reverse_kl, INF), (js, math.log(2))):
+    for divergence, wanted in (
+        (forward_kl, INF),
+        (reverse_kl, INF),
+        (symmetric_kl, INF),
+        (js, math.log(2)),
+        (partial(generalized_jsd, beta=0.2), -0.2 * math.log(0.2) - 0.8 * math.log(0.8)),
+        (skew_forward_kl, math.log(10)),
+        (skew_reverse_kl, math.log(10)),
+        (total_variation, 1),
+        (alpha_divergence, 4),
+        (taid, INF),
+    ):
         value, vjp = divergence(xp.asarray(student), xp.asarray(teacher))
         assert to_host(value) == pytest.approx(wanted, rel=1e-15)
         assert not np.isnan(to_host(vjp())).any()
@@ -253,8 +463,41 @@ def test_wrong_arguments(loss):
         loss(np.full((1, 3), -np.inf), np.zeros((1, 3)))
 
 
+@pytest.mark.parametrize(
+    ("loss", "name", "wrong", "interval"),
+    [
+        (symmetric_kl, "weight", (-0.1, 1.5, math.nan, "half"), "[0, 1]"),
+        (generalized_jsd, "beta", (0, 1, -1, math.inf), "(0, 1)"),
+        (partial(generalized_jsd, scaled=True), "beta", (-0.1, 1.1), "[0, 1]"),
+        (skew_forward_kl, "alpha", (1, -0.1, math.nan), "[0, 1)"),
+        (skew_reverse_kl, "alpha", (1, -0.1, None), "[0, 1)"),
+        (alpha_divergence, "alpha", (2, -1), "[0, 1]"),
+        (taid, "t", (2, -1), "[0, 1]"),
+    ],
+)
+def test_wrong_parameters(loss, name, wrong, interval):
+    for value in wrong:
+        with pytest.raises(ValueError, match=re.escape(f"{name} is {value!r}; wanted a number in {interval}")):
+            loss(np.zeros((1, 3)), np.zeros((1, 3)), **{name: value})
+
+
 @pytest.mark.torch
-def test_against_torch(rng):
+@pytest.mark.parametrize("name", LOSSES)
+def test_against_torch(rng, name):
+    torch = pytest.importorskip("torch")
+    student, teacher = rng.normal(size=(2, 7, 401)) * 2
+    value, vjp = LOSSES[name](student, teacher, temperature=2.0)
+    z = torch.tensor(student, requires_grad=True)
+    loss, target, own = target_of(name, z.detach(), torch.tensor(teacher))
+    p, q = (torch.softmax(x / 2, dim=-1) for x in (target, z))
+    wanted = TEXTBOOK[loss](p, q, **own)[0].mean()
+    wanted.backward()
+    assert value == pytest.approx(wanted.item(), rel=1e-12)
+    np.testing.assert_allclose(vjp(), z.grad.numpy(), rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.torch
+def test_against_torchs_own_functions(rng):
     torch = pytest.importorskip("torch")
     student, teacher = rng.normal(size=(2, 7, 401)) * 2
     value, vjp = forward_kl(student, teacher, temperature=2.0)

@@ -5,7 +5,17 @@ from functools import partial
 import numpy as np
 import pytest
 
-from minikd.losses import cross_entropy, distillation_loss, forward_kl, js, reverse_kl, soft_cross_entropy, tokens
+from minikd.losses import (
+    DIVERGENCES,
+    cosine_logits,
+    cross_entropy,
+    decoupled_kd,
+    distillation_loss,
+    mse_logits,
+    soft_cross_entropy,
+    tokens,
+    universal_logit_distance,
+)
 
 N_CLASSES = 41
 
@@ -17,8 +27,11 @@ def losses(rng, shape):
     def on_pair(loss):
         return lambda z, at, **options: loss(z[at], teacher[at], **options)
 
-    yield from map(on_pair, (forward_kl, reverse_kl, js, partial(soft_cross_entropy, temperature=3.0)))
+    yield from map(on_pair, DIVERGENCES.values())
+    yield from map(on_pair, (partial(soft_cross_entropy, temperature=3.0), universal_logit_distance))
+    yield from map(on_pair, (mse_logits, cosine_logits))
     yield lambda z, at, **options: cross_entropy(z[at], labels[at], **options)
+    yield lambda z, at, **options: decoupled_kd(z[at], teacher[at], labels[at], **options)
     alpha = rng.random(shape)
     yield lambda z, at, **options: distillation_loss(z[at], teacher[at], labels[at], alpha=alpha[at], **options)
 
