@@ -10,13 +10,13 @@ Reading order; each room imports only from rooms above it:
     nn/             linear, embedding, layer norm, GELU, attention, dropout: one idea a file
     losses/         hard labels, the divergences, the objective that mixes them, and their large-vocabulary form
     models/         configuration, parameters over one flat buffer, GPT-2, generation
-    oracle/         is this gradient right? check_vjp
     optim.py        AdamW, clipping and the schedule, over the flat buffer
     text/           corpora, tokenizer, token files, batches
     checkpoint.py   run state to resume from; model_folder.py: folders that `transformers` reads
     train.py        the one training loop; workers.py: the threads it computes on
     evaluate.py     how well a model predicts, and how far it is from its teacher
     distill/        one file a method: who sees what, which loss, who moves
+    oracle/         is this gradient right? check_vjp, known mistakes, reference vectors
     job.py          from options to a trained model in its folder
     compare.py      all methods on equal terms; report.py, figures.py: what they gave, in words and pictures
     lesson.py       what the lessons use: a check, a figure

@@ -120,7 +120,9 @@ def prepare_out_folder(path: str | os.PathLike[str], *, resume: bool = False) ->
             raise UserError(f"{path}: there is no state to resume from; wanted the folder of an unfinished run")
         path.mkdir(parents=True, exist_ok=True)
         if not resume and not all(LEFTOVER.fullmatch(entry.name) for entry in path.iterdir()):
-            raise UserError(f"{path} is not empty; wanted a new or empty folder, or to resume the run in it")
+            run = has_state(path) or (path / "config.json").exists()
+            hint = ", or to resume the run in it" if run else ""
+            raise UserError(f"{path} is not empty; wanted a new or empty folder{hint}")
         with tempfile.TemporaryFile(dir=path):
             pass  # it can be written to
         for folder in (path, path / "state"):

@@ -1,4 +1,4 @@
-"""The command line: `minikd compare | train | distill | sample | eval | info`.
+"""The command line: `minikd compare | train | distill | sample | eval | info | vectors`.
 
 Options are the fields of the configuration dataclasses, whose docstrings are the help. What a person got wrong
 becomes one line on the standard error stream and exit code 2.
@@ -223,6 +223,17 @@ def info(
     """Tell versions, device and cores, or what is in a folder."""
     for line in commands.about(folder):
         print(line)
+
+
+@app.command(sort_key=6)
+def vectors(
+    out: Annotated[Path, Parameter(group=ARGUMENTS, help="folder for the results; new, or empty")],
+    /,
+    *,
+    only: Annotated[tuple[str, ...], Parameter(group=RUN, help="names of functions; all if not given")] = (),
+) -> None:
+    """Write reference vectors: what every function gives on small inputs, to the last digit."""
+    commands.reference_vectors(out, only)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

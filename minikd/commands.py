@@ -25,7 +25,7 @@ from minikd.job import Machine, MachineConfig, ModelConfig, RunConfig, TextConfi
 from minikd.model_folder import load_model
 from minikd.models import GPT2
 from minikd.models.generate import Sampling, generate
-from minikd.options import RUN, read_run, refuse_changes
+from minikd.options import RUN, nearest, read_run, refuse_changes
 from minikd.reading import read_json_object
 from minikd.run_folder import RunFolder
 from minikd.text import Corpus, Tokenizer, open_corpus, tokenize
@@ -325,6 +325,21 @@ def sample_texts(
         prompts = [ids] * n_texts
         written = generate(model, prompts, n_tokens, sampling=sampling, seed=run_config.seed, stop=tokenizer.eos_id)
     return [prompt + tokenizer.decode(tokens) for tokens in written]
+
+
+def reference_vectors(out: Path, only: tuple[str, ...]) -> None:
+    """`minikd vectors`: what the functions `only`, or all of them, give on small inputs."""
+    from minikd.oracle.subjects import SUBJECTS  # with all functions and their mistakes
+    from minikd.oracle.vectors import write_vectors
+
+    for name in only:
+        if name not in SUBJECTS:
+            raise UserError(f"--only is {name!r}; wanted the name of a function{nearest(name, SUBJECTS)}")
+    with nothing_left(out, unless=False):
+        prepare_out_folder(out)
+        names = dict.fromkeys(only or SUBJECTS)
+        n_tests = write_vectors(out, names)
+    print(f"{n_tests} tests of {len(names)} functions in {out}")
 
 
 def about(folder: Path | None) -> Iterator[str]:

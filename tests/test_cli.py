@@ -29,7 +29,7 @@ from minikd.run_folder import RunFolder
 from minikd.train import TrainConfig
 from tests.tiny import CONTEXT, VOCAB_SIZE, command, distill, spelled, start, train, write_model, write_text
 
-COMMANDS = ("compare", "train", "distill", "sample", "eval", "info")
+COMMANDS = ("compare", "train", "distill", "sample", "eval", "info", "vectors")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_every_option_has_a_help_line_and_a_default(name, capsys):
     ]
     for argument in arguments:
         assert argument.parameter.help, argument.name
-        assert name == "sample" or argument.name == "MODEL" or not argument.required, argument.name
+        assert name == "sample" or argument.name in ("MODEL", "OUT") or not argument.required, argument.name
     assert command(name, "--help") == 0
     printed = " ".join(capsys.readouterr().out.split())
     for argument in arguments:
