@@ -9,7 +9,7 @@ import numpy as np
 
 from minikd.distill.codistill import codistill
 from minikd.distill.hard import hard
-from minikd.distill.schedule import Schedule, soft_weight
+from minikd.distill.schedule import Schedule, SoftWeight, soft_weight
 from minikd.distill.scratch import scratch
 from minikd.distill.sequence import sequence
 from minikd.distill.soft import soft
@@ -20,8 +20,12 @@ from minikd.train import Step
 
 Method = Literal["scratch", "soft", "hard", "sequence", "codistill"]
 
-DEFAULT_ALPHA = {"soft": 0.9, "hard": 0.1, "codistill": 0.1}
-"""Weights of the teacher's labels that did best over seeds and corpora: see the README's table."""
+DEFAULT_WEIGHT: dict[str, tuple[float, Schedule]] = {
+    "soft": (0.9, "constant"),
+    "hard": (0.1, "constant"),
+    "codistill": (0.3, "cosine"),
+}
+"""Weight of the teacher's labels, and its schedule, that did best over seeds and corpora: see the README's tables."""
 
 OWN_PARAMETERS = {
     "kl_weight": ("weight", ("symmetric_kl",)),
@@ -68,8 +72,8 @@ class DistillConfig:
     """from the reverse KL at 0 to the forward at 1 (alpha_divergence; 0.5 if not given)"""
     taid_t: float | None = None
     """how far from the student to the teacher the target lies, 0 to 1 (taid; 0.5 if not given)"""
-    schedule: Schedule = "constant"
-    """how alpha moves through training (soft, hard, codistill)"""
+    schedule: Schedule | None = None
+    """how alpha moves through training (soft, hard: constant if not given; codistill: cosine)"""
     start: float = 0.6
     """share of the training after which the schedule `late` begins"""
     mutual: bool = False
@@ -87,7 +91,15 @@ class DistillConfig:
         for name in ("corpus_tokens", "prompt_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; wanted at least 1")
-        soft_weight(self.schedule, 0.5 if self.alpha is None else self.alpha, start=self.start)
+        for method in DEFAULT_WEIGHT:
+            self.weight(method)
+
+    def weight(self, method: str) -> SoftWeight:
+        """The weight of the teacher's labels as a function of progress; what is not chosen is the method's default."""
+        alpha, schedule = DEFAULT_WEIGHT[method]
+        alpha = alpha if self.alpha is None else self.alpha
+        schedule = schedule if self.schedule is None else self.schedule
+        return soft_weight(schedule, alpha, start=self.start)
 
     def loss(self) -> Divergence:
         """The divergence, with its own parameters bound."""
@@ -122,8 +134,7 @@ def build_step(method: str, config: DistillConfig, student: GPT2, teacher: GPT2 
         return sequence(student) if method == "sequence" else scratch(student)
     if teacher is None:
         raise ValueError(f"method {method!r} needs a teacher")
-    alpha = DEFAULT_ALPHA[method] if config.alpha is None else config.alpha
-    weight = soft_weight(config.schedule, alpha, start=config.start)
+    weight = config.weight(method)
     if method == "hard":
         return hard(student, teacher, weight=weight)
     from_soft_labels: Callable[..., Step] = soft if method == "soft" else partial(codistill, mutual=config.mutual)

@@ -63,7 +63,8 @@ def test_every_method_learns(method):
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_every_divergence_serves_every_method(divergence, method):
     student, teacher = model(1, n_layer=1), model(2)
-    step = build_step(method, DistillConfig(divergence=divergence, alpha=0.5, temperature=2.0), student, teacher)
+    config = DistillConfig(divergence=divergence, alpha=0.5, schedule="constant", temperature=2.0)
+    step = build_step(method, config, student, teacher)
     loss, gradient = step(batches(0), Tick(0, 6))["student"]
     logits, vjp = student(batches(0).inputs)
     wanted, loss_vjp = distillation_loss(
@@ -105,6 +106,18 @@ def test_schedules_by_hand():
     np.testing.assert_allclose(weights("linear"), [0, 0.2, 0.4, 0.8])
     np.testing.assert_allclose(weights("cosine"), [0, 0.8 * (1 - np.sqrt(0.5)) / 2, 0.4, 0.8], atol=1e-15)
     assert weights("late") == [0, 0, 0.8, 0.8]
+
+
+def test_each_method_has_its_own_default_weight():
+    def weights(method, **chosen):
+        return [DistillConfig(**chosen).weight(method)(progress) for progress in (0.0, 0.5, 1.0)]
+
+    assert weights("soft") == [0.9] * 3
+    assert weights("hard") == [0.1] * 3
+    np.testing.assert_allclose(weights("codistill"), [0, 0.15, 0.3])
+    np.testing.assert_allclose(weights("codistill", alpha=0.8), [0, 0.4, 0.8])
+    assert weights("codistill", schedule="constant") == [0.3] * 3
+    np.testing.assert_allclose(weights("soft", schedule="linear"), [0, 0.45, 0.9])
 
 
 def test_the_gate_opens_where_the_teacher_is_better():
