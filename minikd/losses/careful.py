@@ -34,11 +34,10 @@ class Powers(NamedTuple):
 
 
 class Difference:
-    """d = share (z - u) / T but for a constant in each row, from z - u in two numbers."""
+    """d = share (z - u) / T but for a constant in each row, from z - u in two numbers, and where both are -inf."""
 
-    def __init__(self, rounded: Array, error: Array, temperature: float, share: float = 1.0):
-        xp = get_array_module(rounded)
-        self.rounded, self.error, self.both_empty = rounded, error, xp.isnan(rounded)
+    def __init__(self, rounded: Array, error: Array, both_empty: Array, temperature: float, share: float = 1.0):
+        self.rounded, self.error, self.both_empty = rounded, error, both_empty
         self.temperature, self.share = temperature, share
 
     def centred(self, index: Array) -> Array:
@@ -109,7 +108,7 @@ class Careful:
         mass_outside = xp.where(outside, q, 0.0).sum(axis=-1, keepdims=True)
         mass_inside = xp.where(outside, 0.0, q).sum(axis=-1, keepdims=True)
         rise = q * xp.where(outside, mass_inside, -mass_outside)
-        return xp.where(rise != 0, xp.copysign(np.inf, rise), self.pull_mass(q * inside))
+        return xp.where(abs(rise) > 0, xp.copysign(np.inf, rise), self.pull_mass(q * inside))
 
     def pull_mass(self, mass: Array) -> Array:
         """T dD/dz from q g, the slope times q."""
@@ -197,8 +196,13 @@ class CarefulMixture:
 def careful(z: Array, u: Array, temperature: float) -> Careful:
     """The pair of logits z and u (n, V)."""
     z, u, temperature = _quarters(z, u, temperature)
-    difference = Difference(*two_sum(z, -u), temperature)
+    difference = difference_of(z, u, temperature)
     return Careful(powers(z, temperature=temperature), powers(u, temperature=temperature), difference)
+
+
+def difference_of(z: Array, u: Array, temperature: float) -> Difference:
+    """(z - u) / T for float64 logits (n, V)."""
+    return Difference(*two_sum(z, -u), (z == -np.inf) & (u == -np.inf), temperature)
 
 
 def careful_between(z: Array, u: Array, temperature: float, share: float) -> Careful:
@@ -211,17 +215,22 @@ def careful_between(z: Array, u: Array, temperature: float, share: float) -> Car
     gap, gap_error = two_sum(z, -u)
     part, part_error = two_product(gap, share)
     between, error = two_sum(z, -part)
-    empty = xp.isinf(z) | xp.isinf(u)
+    empty = (z == -np.inf) | (u == -np.inf)
     between = xp.where(empty.all(axis=-1, keepdims=True), u, xp.where(empty, -np.inf, between))
     error = xp.where(empty, 0.0, error - (part_error + share * gap_error))
-    both_empty = xp.isinf(z) & xp.isinf(between)
-    difference = Difference(xp.where(both_empty, np.nan, gap), gap_error, temperature, share)
+    both_empty = (z == -np.inf) & (between == -np.inf)
+    difference = Difference(gap, gap_error, both_empty, temperature, share)
     return Careful(powers(z, temperature=temperature), powers(between, error, temperature=temperature), difference)
 
 
 def _quarters(z: Array, u: Array, temperature: float) -> tuple[Array, Array, float]:
-    """A quarter of everything, in float64: softmax(z / T) stays what it is, and differences of differences finite."""
-    return z.astype(np.float64, copy=False) / 4, u.astype(np.float64, copy=False) / 4, temperature / 4
+    """A quarter of everything, in float64: softmax(z / T) stays what it is, and differences of differences finite.
+
+    +inf, which belongs to no distribution, becomes NaN: so does then all that is made of such a row.
+    """
+    xp = get_array_module(z)
+    z, u = (xp.where(x == np.inf, np.nan, x.astype(np.float64, copy=False) / 4) for x in (z, u))
+    return z, u, temperature / 4
 
 
 def powers(z: Array, error: Array | None = None, *, temperature: float) -> Powers:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from minikd.backend import Array, get_array_module, row_sum
-from minikd.losses.careful import Careful, Difference, careful, powers
+from minikd.losses.careful import Careful, Difference, careful, difference_of, powers
 from minikd.losses.divergences import check_parameter
 from minikd.losses.pair import Pair, Plain, divergence, plain
 from minikd.losses.tokens import Pullback
-from minikd.losses.twofold import two_sum
 from minikd.softmax import take
 
 
@@ -91,9 +90,10 @@ def _careful_parts(z: Array, u: Array, labels: Array, temperature: float) -> Par
     z, u = z.astype(np.float64), u.astype(np.float64)
     rows = xp.arange(len(z))
     z_label, u_label = z[rows, labels], u[rows, labels]
-    difference = Difference(*two_sum(z, -u), temperature)
+    difference = difference_of(z, u, temperature)
+    neither = (z_label == -np.inf) & (u_label == -np.inf)
     z[rows, labels] = u[rows, labels] = -np.inf
-    alone_z, alone_u = (xp.isinf(x.max(axis=-1)) for x in (z, u))
+    alone_z, alone_u = (x.max(axis=-1) == -np.inf for x in (z, u))
     # a side that has nothing beside the label gets the other's logits there: nothing is then to be compared
     z, u = xp.where(alone_z[:, None], u, z), xp.where(alone_u[:, None], z, u)
     nothing = (alone_z & alone_u)[:, None]
@@ -112,6 +112,6 @@ def _careful_parts(z: Array, u: Array, labels: Array, temperature: float) -> Par
     target = Careful(
         powers(xp.stack(((z_label - largest_z) / temperature, rest_z), axis=-1), temperature=1.0),
         powers(xp.stack(((u_label - largest_u) / temperature, rest_u), axis=-1), temperature=1.0),
-        Difference(classes, xp.zeros_like(classes), 1.0),
+        Difference(classes, xp.zeros_like(classes), xp.stack((neither, alone_z & alone_u), axis=-1), 1.0),
     )
     return Parts(target, others, labels)

@@ -463,6 +463,21 @@ def test_wrong_arguments(loss):
         loss(np.full((1, 3), -np.inf), np.zeros((1, 3)))
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("divergence", VARIANTS.values(), ids=VARIANTS)
+def test_what_is_not_a_number_stays_so(rng, divergence, dtype):
+    for bad in (np.nan, INF):
+        for n_classes, sides in [(1, [0]), (7, [0]), (7, [1]), (7, [0, 1])]:
+            logits = rng.normal(size=(2, 3, n_classes)).astype(dtype)
+            logits[1, 2, -1] = -INF if n_classes > 1 else 0
+            logits[sides, 1, 0] = bad
+            losses, vjp = divergence(*logits, reduction="none")
+            gradient = vjp(np.ones(3, dtype))
+            assert np.isnan(losses[1])
+            assert np.isnan(gradient[1]).all()
+            assert np.isfinite(gradient[0]).all()
+
+
 @pytest.mark.parametrize(
     ("loss", "name", "wrong", "interval"),
     [

@@ -130,3 +130,16 @@ def test_against_torch(rng, loss):
     wanted.backward()
     assert value == pytest.approx(wanted.item(), rel=1e-12)
     np.testing.assert_allclose(vjp(), z.grad.numpy(), rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("bad", [np.nan, INF])
+@both
+def test_what_is_not_a_number_stays_so(rng, loss, bad):
+    for sides in ([0], [1], [0, 1]):
+        logits = rng.normal(size=(2, 3, 7))
+        logits[:, 1, 3] = -INF
+        logits[sides, 1, 0] = bad
+        losses, vjp = loss(*logits, reduction="none")
+        assert not np.isfinite(losses[1])
+        assert np.isfinite(losses[[0, 2]]).all()
+        assert np.isfinite(vjp(np.ones(3))[[0, 2]]).all()
