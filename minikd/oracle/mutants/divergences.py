@@ -210,7 +210,7 @@ def _(z: Array, u: Array, temperature: float) -> tuple[Array, Array]:
 
 def reverse_ratio(z: Array, u: Array, temperature: float) -> tuple[Array, Array]:
     """q and log q/p, 0 where q is 0."""
-    _, q, log_ratio = distributions(u, z, temperature)
+    q, _, log_ratio = distributions(u, z, temperature)
     return q, -log_ratio
 
 

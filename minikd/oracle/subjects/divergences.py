@@ -73,7 +73,7 @@ def universal_cases(rng: np.random.Generator) -> Iterator[Case]:
     yield Case("smaller-teacher", "the teacher's vocabulary is the smaller one", (), inputs)
     inputs = two_vocabularies(rng, 4, teacher_classes=7)
     yield Case("same-size", "two vocabularies of one size", (), inputs)
-    inputs["teacher_logits"] = np.ascontiguousarray(inputs["student_logits"][:, ::-1])
+    inputs = {**inputs, "teacher_logits": np.ascontiguousarray(inputs["student_logits"][:, ::-1])}
     yield Case("permuted", "the teacher says the same of other tokens: 0", ("equal",), inputs)
 
 

@@ -66,11 +66,20 @@ def hard_logits(rng: np.random.Generator, draw: Draw) -> Iterator[Case]:
         inputs[name] *= np.array([[64], [64], [512], [512]])
     for name in {"labels", "tokens"} & set(inputs):  # the least likely one is not impossible
         inputs[name] = np.where(np.arange(4) < 2, inputs[name], inputs[logits_of(inputs)[0]].argmin(axis=-1))
+    if "teacher_logits" in inputs:
+        contradict(inputs["student_logits"], inputs["teacher_logits"])
     yield Case("extreme", "logits hundreds and thousands apart", ("extreme",), inputs)
     inputs = draw(rng, 4)
     for name, shift in zip(logits_of(inputs), (1000, -1000), strict=False):
         inputs[name] += shift
     yield Case("shift", "logits around 1000 and -1000", ("shift", "extreme"), inputs)
+
+
+def contradict(student: np.ndarray, teacher: np.ndarray) -> None:
+    """Let the student think least likely what the teacher thinks most likely, for the last token."""
+    row, favourite = student[-1], min(int(teacher[-1].argmax()), student.shape[-1] - 1)
+    least = row.argmin()
+    row[least], row[favourite] = row[favourite], row[least]
 
 
 def temperatures(rng: np.random.Generator, draw: Draw) -> Iterator[Case]:
