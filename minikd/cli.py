@@ -1,4 +1,4 @@
-"""The command line: `minikd compare | train | distill | sample | eval | info | vectors`.
+"""The command line: `minikd compare | train | distill | sample | eval | info | grade | course | vectors`.
 
 Options are the fields of the configuration dataclasses, whose docstrings are the help. What a person got wrong
 becomes one line on the standard error stream and exit code 2.
@@ -47,7 +47,7 @@ def panel(title: str, place: int) -> Group:
 
 ARGUMENTS, SIZE, TEXT = panel("What", 0), panel("Comparison", 1), panel("Text", 2)
 MODEL, TRAINING, DISTILLATION = panel("Model", 3), panel("Training", 4), panel("Distillation", 5)
-SAMPLING, RUN = panel("Sampling", 6), panel("Run", 7)
+SAMPLING, RUN, GRADING = panel("Sampling", 6), panel("Run", 7), panel("Grading", 6)
 
 Texts = Annotated[TextConfig, Parameter(name="*", group=TEXT)]
 Model = Annotated[ModelConfig, Parameter(name="*", group=MODEL)]
@@ -226,6 +226,55 @@ def info(
 
 
 @app.command(sort_key=6)
+def grade(
+    file: Annotated[Path | None, Parameter(group=ARGUMENTS, help="Python file with the functions to grade")] = None,
+    /,
+    *,
+    adapter: Annotated[
+        Path | None, Parameter(group=ARGUMENTS, help="such a file that brings its own modules, which lie beside it")
+    ] = None,
+    only: Annotated[
+        tuple[str, ...], Parameter(group=GRADING, help="name of an exercise; all that the file has if not given")
+    ] = (),
+    hint: Annotated[
+        int, Parameter(group=GRADING, count=True, help="print a hint; given twice or three times, further ones")
+    ] = 0,
+    watch: Annotated[bool, Parameter(group=GRADING, help="grade again whenever the file is saved")] = False,
+    seed: Annotated[int | None, Parameter(group=GRADING, help="draws the cases; a new one if not given")] = None,
+    bubblewrap: Annotated[
+        bool, Parameter(group=GRADING, help="run the file in a container by bubblewrap, where that is installed")
+    ] = False,
+    as_json: Annotated[Path | None, Parameter(name="--json", group=RUN, help="file for the report as JSON")] = None,
+    gradescope: Annotated[Path | None, Parameter(group=RUN, help="file for Gradescope's results.json")] = None,
+) -> int:
+    """Say which functions of a file are right, and what is wrong with the others. Exit code 0 if all are right."""
+    from minikd import grade_command  # with all the judge's functions
+
+    wishes = grade_command.Wishes(only, hint, as_json, gradescope, seed, bubblewrap)
+    return grade_command.grade_file(file, adapter, wishes, watch=watch)
+
+
+course = App(name="course", help="Make a course of the exercises that `minikd grade` judges.", sort_key=7)
+app.command(course)
+
+
+@course.command(sort_key=0)
+def make(folder: Annotated[Path, Parameter(group=ARGUMENTS, help="folder for the exercises; new, or empty")], /) -> int:
+    """Write a student's folder: the exercises to fill in, a guide, and a list of progress."""
+    from minikd import grade_command
+
+    return grade_command.make(folder)
+
+
+@course.command(sort_key=1)
+def check() -> int:
+    """See that every exercise's stub fails and its solution passes."""
+    from minikd import grade_command
+
+    return grade_command.check()
+
+
+@app.command(sort_key=8)
 def vectors(
     out: Annotated[Path, Parameter(group=ARGUMENTS, help="folder for the results; new, or empty")],
     /,
@@ -242,9 +291,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # what overflows is told as a loss
-            run_command(sys.argv[1:] if argv is None else argv)
+            code = run_command(sys.argv[1:] if argv is None else argv)
         print(end="", flush=True)
-        return 0
+        return code or 0
     except UserError as error:
         return say(f"error: {error}", 2)
     except MemoryError as error:
@@ -261,14 +310,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return say(f"error: {error}", 2)
 
 
-def run_command(argv: Sequence[str]) -> None:
-    """Parse and call; UserError: what a person can get wrong."""
+def run_command(argv: Sequence[str]) -> int | None:
+    """Parse and call; an exit code if it is not 0. UserError: what a person can get wrong."""
     try:
         with commands.refusing():
             command, bound, _ = app.parse_args(list(argv), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise UserError(parse_message(error)) from error
-    command(*bound.args, **bound.kwargs)
+    return command(*bound.args, **bound.kwargs)
 
 
 def parse_message(error: CycloptsError) -> str:

@@ -2,24 +2,31 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import mpmath as mp
 import numpy as np
+
+from minikd import losses
 
 DIGITS = 450
 FEW_DIGITS, ORDINARY = 60, mp.mpf("1e-25")  # these are enough for values and gradients that are not smaller
 Logits = Sequence[Any] | np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
-    """One token's logits."""
+    """One token's logits, and its label where there is one."""
 
     kind: str
     student: np.ndarray
     teacher: np.ndarray
     temperature: float
+
+    @property
+    def label(self) -> int:
+        return len(self.student) // 2
 
 
 def softmax(logits: Logits, temperature: float) -> list[mp.mpf]:
@@ -92,6 +99,11 @@ def alpha_divergence(p: Sequence[mp.mpf], q: Sequence[mp.mpf], alpha: float = 0.
     return (1 - total) / (x * (1 - x)), [(b * total - c) / x for b, c in zip(q, w, strict=True)]
 
 
+def soft_cross_entropy(p: Sequence[mp.mpf], q: Sequence[mp.mpf]) -> tuple[mp.mpf, list[mp.mpf]]:
+    value = mp.fsum(-a * mp.log(b) if b > 0 else mp.inf for a, b in zip(p, q, strict=True) if a > 0)
+    return value, [b - a for a, b in zip(p, q, strict=True)]
+
+
 def _mixed(p: Sequence[mp.mpf], q: Sequence[mp.mpf], of_p: mp.mpf) -> list[mp.mpf]:
     return [of_p * a + (1 - of_p) * b for a, b in zip(p, q, strict=True)]
 
@@ -110,6 +122,7 @@ ON_PROBABILITIES: dict[str, Callable] = {
     "skew_reverse_kl": skew_reverse_kl,
     "total_variation": total_variation,
     "alpha_divergence": alpha_divergence,
+    "soft_cross_entropy": soft_cross_entropy,
 }
 
 
@@ -123,7 +136,7 @@ def taid(z: Logits, u: Logits, temperature: float, t: float = 0.5) -> tuple[mp.m
 
 
 def decoupled_kd(
-    z: Logits, u: Logits, temperature: float, label: int, alpha: float = 1.0, beta: float = 8.0
+    z: Logits, u: Logits, temperature: float, *, label: int, alpha: float = 1.0, beta: float = 8.0
 ) -> tuple[mp.mpf, list[mp.mpf]]:
     """The label against the others, and these among themselves, where both sides have some."""
     z_others, u_others = (np.where(np.arange(len(x)) == label, -np.inf, x) for x in (z, u))
@@ -182,6 +195,15 @@ ON_LOGITS: dict[str, Callable] = {
     "cosine_logits": cosine_logits,
 }
 NO_TEMPERATURE = ("mse_logits", "cosine_logits")
+WITH_LABEL = ("decoupled_kd",)
+
+
+def answer(name: str, case: Case, **parameters: Any) -> tuple[np.ndarray, np.ndarray]:
+    """minikd's value and gradient at the student's logits."""
+    options = parameters if name in NO_TEMPERATURE else parameters | {"temperature": case.temperature}
+    labels = [np.array([case.label])] if name in WITH_LABEL else []
+    value, vjp = getattr(losses, name)(case.student[None], case.teacher[None], *labels, **options)
+    return value, vjp()[0]
 
 
 def reference(name: str, case: Case, **parameters: Any) -> tuple[mp.mpf, list[mp.mpf]]:
@@ -196,12 +218,19 @@ def reference_in(digits: int, name: str, case: Case, **parameters: Any) -> tuple
     """`reference`, computed in so many digits."""
     with mp.workdps(digits):
         if name in ON_LOGITS:
+            parameters |= {"label": case.label} if name in WITH_LABEL else {}
             value, gradient = ON_LOGITS[name](case.student, case.teacher, case.temperature, **parameters)
         else:
-            p, q = softmax(case.teacher, case.temperature), softmax(case.student, case.temperature)
-            value, gradient = ON_PROBABILITIES[name](p, q, **parameters)
+            value, gradient = ON_PROBABILITIES[name](*_distributions(case, digits), **parameters)
         temperature = 1 if name in NO_TEMPERATURE else mp.mpf(case.temperature)
         return value, [g / temperature for g in gradient]
+
+
+@lru_cache(maxsize=2)
+def _distributions(case: Case, digits: int) -> tuple[list[mp.mpf], list[mp.mpf]]:
+    """p and q in so many digits, for one divergence after the other."""
+    with mp.workdps(digits):
+        return softmax(case.teacher, case.temperature), softmax(case.student, case.temperature)
 
 
 def undecided(name: str, case: Case, digits: int = FEW_DIGITS) -> bool:
