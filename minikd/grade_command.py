@@ -98,7 +98,7 @@ def read_source(path: Path, *, adapter: bool) -> Source:
     """A file to grade. UserError: it is none, or no text."""
     with reading(path):
         if not path.is_file():
-            raise UserError(f"{path}: {'not a file' if path.exists() else 'there is no such file'}; wanted Python's")
+            raise UserError(f"{path}: {'not a file' if path.exists() else 'there is no such file'}; wanted a Python file")
         with open(path, "rb") as file:
             data = file.read(MAX_SOURCE + 1)
     if len(data) > MAX_SOURCE:
@@ -106,7 +106,7 @@ def read_source(path: Path, *, adapter: bool) -> Source:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8; wanted a file of Python") from error
+        raise UserError(f"{path}: byte {error.start} is not UTF-8; wanted a Python file") from error
     return Source(str(path), text, folder=path.resolve().parent if adapter else None)
 
 

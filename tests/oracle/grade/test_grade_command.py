@@ -43,12 +43,12 @@ def test_what_is_right_and_what_is_wrong(capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "answers.py: there is no such file; wanted Python's"),
+        (None, "answers.py: there is no such file; wanted a Python file"),
         ("def linear(:", "answers.py: cannot be graded: line 1: SyntaxError: "),
         ("import no_such_library", "answers.py: cannot be graded: line 1: ModuleNotFoundError: "),
         ("x = 1", "answers.py: cannot be graded: it has none of the exercises' functions"),
         ("#" * (2**20 + 1), "answers.py is larger than 1,048,576 bytes; wanted a file of functions"),
-        (b"\xff\xfe", "answers.py: byte 0 is not UTF-8; wanted a file of Python"),
+        (b"\xff\xfe", "answers.py: byte 0 is not UTF-8; wanted a Python file"),
     ],
 )
 def test_a_file_that_cannot_be_graded(text, message, capsys):
@@ -63,7 +63,7 @@ def test_a_file_that_cannot_be_graded(text, message, capsys):
     [
         ((), "wanted one file to grade: FILE, or --adapter FILE for one that brings its own modules"),
         (("a.py", "--adapter", "b.py"), "wanted one file to grade"),
-        ((".",), ".: not a file; wanted Python's"),
+        ((".",), ".: not a file; wanted a Python file"),
         (("a.py", "--only", "forwardkl"), "--only forwardkl is no exercise; did you mean forward_kl?"),
         (("a.py", "--hint", "--hint", "--hint", "--hint"), "--hint is 4; wanted at most 3"),
         (("a.py", "--hint=some"), "--hint is 'some'; wanted a whole number"),
