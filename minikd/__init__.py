@@ -16,7 +16,7 @@ Reading order; each room imports only from rooms above it:
     train.py        the one training loop; workers.py: the threads it computes on
     evaluate.py     how well a model predicts, and how far it is from its teacher
     distill/        one file a method: who sees what, which loss, who moves
-    oracle/         is this gradient right? check_vjp, known mistakes, reference vectors
+    oracle/         is this right? check_vjp, known mistakes, reference vectors, the judge of other people's functions
     job.py          from options to a trained model in its folder
     compare.py      all methods on equal terms; report.py, figures.py: what they gave, in words and pictures
     lesson.py       what the lessons use: a check, a figure

@@ -98,7 +98,9 @@ def read_source(path: Path, *, adapter: bool) -> Source:
     """A file to grade. UserError: it is none, or no text."""
     with reading(path):
         if not path.is_file():
-            raise UserError(f"{path}: {'not a file' if path.exists() else 'there is no such file'}; wanted a Python file")
+            raise UserError(
+                f"{path}: {'not a file' if path.exists() else 'there is no such file'}; wanted a Python file"
+            )
         with open(path, "rb") as file:
             data = file.read(MAX_SOURCE + 1)
     if len(data) > MAX_SOURCE:

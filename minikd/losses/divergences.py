@@ -271,8 +271,8 @@ def soft_cross_entropy(
 
     def entropy_rows(u: Array) -> tuple[Array, None, None]:
         xp = get_array_module(u)
-        logp, _ = log_softmax(u, temperature)
-        return -row_dot(xp.exp(logp), xp.where(xp.isinf(logp), logp.dtype.type(0), logp)), None, None
+        logp, _ = log_softmax(u.astype(np.float64, copy=False), temperature)
+        return -row_dot(xp.exp(logp), xp.where(xp.isinf(logp), 0.0, logp)), None, None
 
     kl, vjp = forward_kl(student_logits, teacher_logits, temperature=temperature, mask=mask, reduction=reduction)
     counted = counted_tokens(teacher_logits.shape, None, mask)

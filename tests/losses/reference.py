@@ -14,6 +14,11 @@ DIGITS = 450
 FEW_DIGITS, ORDINARY = 60, mp.mpf("1e-25")  # these are enough for values and gradients that are not smaller
 Logits = Sequence[Any] | np.ndarray
 
+DEMANDS = {"float64": 1e-12, "float32": 2e-6}
+"""The relative error that is allowed of a value, and of a gradient (L2)."""
+SMALLEST = {"float64": mp.mpf("1e-200"), "float32": mp.mpf("1e-30")}
+"""The smallest value and gradient for which it is asked."""
+
 
 @dataclass(frozen=True, eq=False)
 class Case:

@@ -6,6 +6,8 @@ import pytest
 
 from minikd.losses import cross_entropy, total_variation
 from tests.losses.reference import (
+    DEMANDS,
+    SMALLEST,
     Case,
     answer,
     gradient_error,
@@ -17,9 +19,6 @@ from tests.losses.reference import (
     undecided,
 )
 from tests.losses.variants import CHOICES, EXTREME_PARAMETERS, spelled
-
-# relative error, and the smallest value and gradient for which it is asked
-DEMANDS = {"float64": (1e-12, mp.mpf("1e-200")), "float32": (2e-6, mp.mpf("1e-30"))}
 
 OTHERS = [
     ("soft_cross_entropy", {}),
@@ -37,7 +36,7 @@ ORDINARY = [call for call in CALLS if call not in EXTREME]
 def assert_accurate(call: str, case: Case) -> None:
     name, parameters = CALLS[call]
     dtype = case.student.dtype.name
-    tolerance, smallest = DEMANDS[dtype]
+    tolerance, smallest = DEMANDS[dtype], SMALLEST[dtype]
     value, gradient = answer(name, case, **parameters)
     true_value, true_gradient = reference(name, case, **parameters)
     assert value >= 0 and not np.isnan(gradient).any(), case
