@@ -103,7 +103,10 @@ class Sandbox:
         self._source, self._limits, self._names, self._bubblewrap = source, limits, names, bubblewrap
 
     def __enter__(self) -> "Sandbox":
-        """Start the process and import the file there. Gone: the process ended; BadFile: the file raised something."""
+        """Start the process and import the file there.
+
+        Gone: the process ended; BadFile: the file raised something; UserError: there can be no such process here.
+        """
         self._exits = ExitStack()
         self._folder = self._exits.enter_context(working_folder())
         setup = self._setup()
@@ -114,9 +117,7 @@ class Sandbox:
         try:
             self._process = Process(command, folder=self._folder, environment=environment)
             self._exits.callback(self._process.end)
-            data = json.dumps(setup).encode()
-            ready, _ = self._process.exchange(len(data).to_bytes(8, "little") + data, self._limits.start_seconds)
-            self.protections = ready["protections"]
+            self.protections = self._start(json.dumps(setup).encode())
             self._read_import(self._process.exchange(b"!", self._limits.import_seconds)[0])
         except BaseException:
             self._exits.close()
@@ -139,6 +140,16 @@ class Sandbox:
         if reply[0].get("id") != head["id"]:
             raise Gone("it wrote to the judge's pipe")
         return reply
+
+    def _start(self, setup: bytes) -> list[str]:
+        """Have the process confine itself, before it has seen anything of the file; its protections."""
+        try:
+            ready, _ = self._process.exchange(len(setup).to_bytes(8, "little") + setup, self._limits.start_seconds)
+        except Gone as error:
+            self._process.end()
+            last = self.printed.strip().rpartition("\n")[2]
+            raise UserError(f"the process for a graded file does not start: {error}; {clean(last)}") from error
+        return ready["protections"]
 
     def _setup(self) -> dict[str, Any]:
         source = self._source

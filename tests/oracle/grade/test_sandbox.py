@@ -83,6 +83,22 @@ def test_minikd_is_not_there_unless_it_is_meant_to_be():
         np.testing.assert_allclose(arrays["y0"].sum(), 1)
 
 
+def test_what_lies_beside_an_installed_minikd_is_found(tmp_path, monkeypatch):
+    packages = tmp_path / "site-packages"
+    (packages / "minikd").mkdir(parents=True)
+    for path in ("minikd/__init__.py", "other.py"):
+        (packages / path).write_text("found = True")
+    monkeypatch.setattr(sandbox, "MINIKD", packages / "minikd")
+    monkeypatch.setattr(sys, "path", [str(packages), *sys.path])
+    assert printed("import other, numpy\nprint(other.found)") == ["True"]
+    with pytest.raises(BadFile, match="minikd"), Sandbox(Source("a.py", "import minikd"), LIMITS, []):
+        pass
+    if "no other files" in PROTECTIONS:
+        text = f"print(open({str(packages / 'other.py')!r}).read())\nopen({str(packages / 'minikd/__init__.py')!r})"
+        with pytest.raises(BadFile, match="Permission denied"), Sandbox(Source("a.py", text), LIMITS, []):
+            pass
+
+
 def test_an_adapter_finds_the_modules_beside_it(tmp_path):
     (tmp_path / "mine.py").write_text("def softmax(logits, temperature=1.0): raise KeyError('mine')")
     text = "from mine import softmax"
@@ -119,6 +135,16 @@ def test_an_end_of_the_process_is_told(tmp_path, monkeypatch):
     with pytest.raises(Gone, match=r"exit code 3"), Sandbox(Source("a.py", "import os; os._exit(3)"), LIMITS, []):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_cannot_start_is_nobody_s_mistake(tmp_path, monkeypatch):
+    (tmp_path / "__main__.py").write_text("raise ImportError('no NumPy here')")
+    monkeypatch.setattr(sandbox, "CHILD", tmp_path)
+    with (
+        pytest.raises(UserError, match=r"does not start: .*exit code 1.*; ImportError: no NumPy here"),
+        Sandbox(Source("answers.py", ""), LIMITS, []),
+    ):
+        pass
 
 
 @pytest.mark.slow

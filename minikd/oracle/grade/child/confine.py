@@ -41,7 +41,8 @@ LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 ALLOW, KILL, EPERM, ENOSYS = 0x7FFF0000, 0x80000000, 0x50001, 0x50026
 NUMBER, MACHINE, FIRST, SECOND = 0, 4, 16, 24  # where a filter finds them; of an argument, the lower half
 
-READ = 0b1101  # execute (map code), read a file, read a folder
+READ = 0b1101  # execute (map code), read a file, list a folder
+LIST = 0b1000
 FILE_RIGHTS = 1 | 2 | 4 | 1 << 14 | 1 << 15  # those that a rule on a file may name
 
 
@@ -79,15 +80,18 @@ def confine(readable: Iterable[str], hidden: str, folder: str) -> list[str]:
     if libc.capset(struct.pack("Ii", 0x20080522, 0), bytes(24)) == 0:
         done.append("no privileges")
     if libc.prctl(38, 1, 0, 0, 0) == 0:  # PR_SET_NO_NEW_PRIVS, which both of the following need
-        if restrict_files(libc, _without(readable, hidden), folder):
+        if restrict_files(libc, readable, hidden, folder):
             done.append("no other files")
         if restrict_calls(libc):
             done.append("no other processes")
     return done
 
 
-def restrict_files(libc: ctypes.CDLL, readable: Iterable[str], folder: str) -> bool:
-    """Landlock: read below `readable`, do anything below `folder`, reach no other path; signals stay inside, too."""
+def restrict_files(libc: ctypes.CDLL, readable: Iterable[str], hidden: str, folder: str) -> bool:
+    """Landlock: read below `readable`, do anything below `folder`, reach no other path; signals stay inside, too.
+
+    Of `hidden`, if it is below one of `readable`, there is no more to be had than the names of its files.
+    """
     version = libc.syscall(444, None, 0, 1)
     if version < 1:
         return False
@@ -97,7 +101,7 @@ def restrict_files(libc: ctypes.CDLL, readable: Iterable[str], folder: str) -> b
     rules = libc.syscall(444, wanted, 8 if version < 4 else 16 if version < 6 else 24, 0)
     if rules < 0:
         return False
-    for path, allowed in [*((path, READ) for path in readable), ("/dev/null", FILE_RIGHTS), (folder, rights)]:
+    for path, allowed in [*_rights(readable, hidden), ("/dev/null", FILE_RIGHTS), (folder, rights)]:
         try:
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError:
@@ -161,12 +165,13 @@ def _filter(column: int, machine: int, me: int) -> Iterator[tuple[int, int, int,
     yield RETURN, 0, 0, ALLOW
 
 
-def _without(paths: Iterable[str], hidden: str) -> Iterator[str]:
-    """The paths, but instead of a folder around `hidden` all else that is in it."""
+def _rights(paths: Iterable[str], hidden: str) -> Iterator[tuple[str, int]]:
+    """What is allowed below each path: to read; around `hidden` to list, so that modules beside it are found."""
     for path in map(os.path.realpath, paths):
         if path == hidden:
             continue
         if hidden.startswith(path.rstrip("/") + "/"):
-            yield from _without((entry.path for entry in os.scandir(path)), hidden)
+            yield path, LIST
+            yield from _rights((entry.path for entry in os.scandir(path)), hidden)
         else:
-            yield path
+            yield path, READ
