@@ -8,7 +8,7 @@ from minikd.oracle import exact
 from minikd.oracle.exact.traced import Traced, exp, gradients, held, log, sqrt, tanh, traced
 from minikd.oracle.subjects import SUBJECTS, Case
 from minikd.oracle.vectors import attributes
-from tests.losses.reference import DIGITS, NO_TEMPERATURE, hard_cases, norm, reference_in
+from tests.losses.reference import DIGITS, NO_TEMPERATURE, WITH_LABEL, hard_cases, norm, reference_in
 from tests.losses.test_accuracy import CALLS, ORDINARY
 
 HELD = ("taid", "minillm_loss")  # whose gradient takes a part of the student for a constant
@@ -109,11 +109,10 @@ def test_the_slopes_of_the_losses_tests_are_the_same(rng, call):
         if np.isneginf([case.student, case.teacher]).any():
             continue
         inputs = {"student_logits": case.student[None], "teacher_logits": case.teacher[None]}
-        label = {"label": 1} if name == "decoupled_kd" else {}
-        inputs |= {"labels": np.array([1])} if label else {}
+        inputs |= {"labels": np.array([case.label])} if name in WITH_LABEL else {}
         options = attributes(SUBJECTS[name], Case("", "", (), inputs, parameters))
         options |= {} if name in NO_TEMPERATURE else {"temperature": case.temperature}
-        wanted, slopes = reference_in(DIGITS, name, case, **parameters, **label)
+        wanted, slopes = reference_in(DIGITS, name, case, **parameters)
         with mp.workdps(DIGITS):
             value, (gradient,) = exact.outputs(name, inputs, options, ("student_logits",))
             assert abs(value - wanted) <= mp.mpf(10) ** -25 * wanted + mp.mpf(10) ** -300
