@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from minikd.compare import PRESETS, STUDENTS, CompareConfig, compare, doubtful_place, is_word, over_seeds, shortened
+from minikd.distill.methods import DistillConfig
 from minikd.distill.scratch import scratch
 from minikd.job import Machine, RunConfig, TextConfig, load
 from minikd.text import Batches
@@ -21,8 +22,19 @@ KEYS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_looks():
+    """Less to evaluate and less for the teacher to write than `tiny` has."""
+    tiny = PRESETS["tiny"]
+    training = replace(tiny.training, eval_tokens=8192)
+    with pytest.MonkeyPatch.context() as patch:
+        methods = {"sequence": DistillConfig(corpus_tokens=5000)}
+        patch.setitem(PRESETS, "tiny", replace(tiny, training=training, methods=methods))
+        yield
+
+
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
+def out(short_looks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("comparison") / "out"
     compare(TextConfig(), CONFIG, RUN, folder)
     return folder
