@@ -84,6 +84,26 @@ def test_distillation_equals_the_plain_form(rng, batch, name, reduction):
         assert_same((loss, *vjp(1.5)), plain(mixed, hidden, weight, 1.5))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [None, "forward_kl", "reverse_kl", "js", "skew_forward_kl", "skew_reverse_kl"])
+def test_a_large_vocabulary(rng, name):
+    """None: the cross-entropy alone."""
+    n_classes = 128_256
+    hidden, teacher_hidden = rng.normal(size=(2, 7, 7)), rng.normal(size=(2, 7, 9))
+    weight, teacher_weight = rng.normal(size=(n_classes, 7)), rng.normal(size=(n_classes, 9))
+    labels = rng.integers(0, n_classes, size=(2, 7))
+    if name is None:
+        loss, vjp = linear_cross_entropy(hidden, weight, labels)
+        wanted = plain(lambda logits: cross_entropy(logits, labels), hidden, weight, 1.5)
+    else:
+        options = {"alpha": 0.7, "divergence": DIVERGENCES[name]}
+        loss, vjp = linear_distillation_loss(hidden, weight, teacher_hidden, teacher_weight, labels, **options)
+        teacher_logits = teacher_hidden @ teacher_weight.T
+        mixed = partial(distillation_loss, teacher_logits=teacher_logits, labels=labels, **options)
+        wanted = plain(mixed, hidden, weight, 1.5)
+    assert_same((loss, *vjp(1.5)), wanted)
+
+
 def test_vjp(batch):
     assert_vjp(linear_cross_entropy, *batch[:2], batch[-1])
     assert_vjp(partial(linear_distillation_loss, alpha=0.4), *batch, wrt=(0, 1))
