@@ -33,6 +33,7 @@ from minikd.commands import Call, NewTeacherConfig
 from minikd.compare import CompareConfig
 from minikd.distill.methods import DistillConfig, Method
 from minikd.errors import Interrupted, UserError
+from minikd.info import about
 from minikd.job import MachineConfig, ModelConfig, RunConfig, TextConfig
 from minikd.models.generate import Sampling
 from minikd.options import fill_in, flat, nearest, wanted
@@ -221,7 +222,7 @@ def info(
     folder: Annotated[Path | None, Parameter(group=ARGUMENTS, help="a model folder, or the folder of a run")] = None, /
 ) -> None:
     """Tell versions, device and cores, or what is in a folder."""
-    for line in commands.about(folder):
+    for line in about(folder):
         print(line)
 
 

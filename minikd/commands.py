@@ -8,30 +8,27 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from minikd.atomic import write_json
-from minikd.backend import select_device, to_host
-from minikd.checkpoint import STEP, load_state, prepare_out_folder
+from minikd.backend import to_host
+from minikd.checkpoint import prepare_out_folder
 from minikd.compare import CompareConfig, compare
 from minikd.distill.methods import DistillConfig, Method
 from minikd.errors import Interrupted, UserError
 from minikd.evaluate import Evaluation
 from minikd.job import Machine, MachineConfig, ModelConfig, RunConfig, TextConfig, load, look, new_data, run
-from minikd.model_folder import load_model
 from minikd.models import GPT2
 from minikd.models.generate import Sampling, generate
 from minikd.options import RUN, nearest, read_run, refuse_changes
 from minikd.reading import read_json_object
-from minikd.run_folder import RunFolder
 from minikd.text import Corpus, Tokenizer, open_corpus, tokenize
 from minikd.train import TrainConfig
 from minikd.versions import versions
-from minikd.workers import available_cores
 
 RESULT = "result.json"
 
@@ -340,64 +337,3 @@ def reference_vectors(out: Path, only: tuple[str, ...]) -> None:
         names = dict.fromkeys(only or SUBJECTS)
         n_tests = write_vectors(out, names)
     print(f"{n_tests} tests of {len(names)} functions in {out}")
-
-
-def about(folder: Path | None) -> Iterator[str]:
-    """`minikd info`: lines about this installation, or about a model folder or a run's folder."""
-    if folder is None:
-        yield from (f"{name:10s} {value}" for name, value in versions().items())
-        yield f"{'device':10s} {select_device('auto')[1]}"
-        yield f"{'cores':10s} {available_cores()}"
-    elif (folder / RUN).exists() and "command" in read_json_object(folder / RUN):
-        yield from about_run(folder)
-    else:
-        yield from about_model(folder)
-
-
-def about_model(folder: Path) -> Iterator[str]:
-    """What a model folder holds; UserError if it holds no sound model."""
-    config, params, tokenizer = load_model(folder)
-    yield f"{folder}: a GPT-2 of {params.flat.size:,} parameters"
-    yield f"{'sizes':10s} " + ", ".join(f"{name} {value}" for name, value in asdict(config).items() if value)
-    fields = read_json_object(folder / "config.json")
-    yield f"{'dtype':10s} {fields.get('dtype') or fields.get('torch_dtype') or 'not said'}"
-    end = "no end of text" if tokenizer.eos_id is None else f"end of text {tokenizer.eos_id}"
-    yield f"{'tokenizer':10s} {tokenizer.vocab_size} tokens, {end}, {tokenizer.fingerprint[:12]}"
-
-
-def about_run(folder: Path) -> Iterator[str]:
-    """How far the run in a folder is, and those in its subfolders."""
-    started = read_run(folder)
-    yield f"{folder}: minikd {started['command']}"
-    options = {name: value for name, value in started["options"].items() if value not in (None, [])}
-    yield f"{'options':10s} " + ", ".join(f"{name} {value}" for name, value in options.items())
-    yield f"{'versions':10s} " + ", ".join(f"{name} {value}" for name, value in started["versions"].items())
-    for place in (folder, *sorted(path.parent for path in folder.glob("**/metrics.jsonl") if path.parent != folder)):
-        if records := RunFolder(place).records():
-            state = "finished" if (place / RESULT).exists() else "not finished"
-            yield f"{place.name}: step {records[-1]['step']}, {state}; {last_losses(records)}; states: {states(place)}"
-
-
-def last_losses(records: list[dict[str, Any]]) -> str:
-    """The newest training and validation loss of every learner of a run."""
-    newest: dict[str, float] = {}
-    for record in records:
-        for name, value in record.items():
-            if isinstance(value, dict):
-                newest |= {f"{name} {key}": value[key] for key in ("loss", "val_loss") if key in value}
-    return ", ".join(f"{name} {value:.4f}" for name, value in newest.items())
-
-
-def states(folder: Path) -> str:
-    """The states that a run could be resumed from."""
-    found = sorted(path for path in (folder / "state").glob("step-*") if STEP.fullmatch(path.name))
-    return ", ".join(path.name + ("" if is_sound(path) else " (broken)") for path in found) or "none"
-
-
-def is_sound(state: Path) -> bool:
-    """Whether a state is, byte for byte, what was saved."""
-    try:
-        load_state(state)
-    except UserError:
-        return False
-    return True
