@@ -126,7 +126,7 @@ def _over_blocks(
             xp.matmul(h[rows], w.T, out=buffer[: rows.stop - rows.start])
             for (h, w), buffer in zip(flat, buffers, strict=True)
         ]
-        for few in blocks_of(logits[0], itemsize=8):
+        for few in blocks_of(logits[0], itemsize=head.itemsize):
             at = slice(rows.start + few.start, rows.start + few.stop)
             loss, vjp = block_loss(at, None if counted is None else counted[at], *(z[few] for z in logits))
             total = total + loss
