@@ -107,8 +107,11 @@ def refuse_changes(folder: Path, options: Mapping[str, Any], started_with: Mappi
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """A suggestion, to go at the end of a message."""
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    """A suggestion, to go at the end of a message: the name with these initials, else the one written most alike."""
+    names = list(names)
+    letters = name.strip("-")
+    close = [long for long in names if "".join(word[:1] for word in long.strip("-").split("-")) == letters]
+    close = close or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
 
 

@@ -446,6 +446,7 @@ def test_no_gpu(refused, monkeypatch, text, teacher, command):
     "argv, message",
     [
         (("train", "--n-layers", 3), "unknown option --n-layers; did you mean --n-layer?"),
+        (("train", "--lr", 0.1), "unknown option --lr; did you mean --learning-rate?"),
         (("trian",), "unknown command trian; did you mean train?"),
         (("train", "--steps"), "--steps has no value"),
         (("train", "--steps", "many"), "--steps is 'many'; wanted a whole number"),
