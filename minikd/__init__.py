@@ -19,7 +19,8 @@ Reading order; each room imports only from rooms above it:
     oracle/         is this right? check_vjp, known mistakes, reference vectors, the judge of other people's functions
     job.py          from options to a trained model in its folder
     compare.py      all methods on equal terms; report.py, figures.py: what they gave, in words and pictures
-    lesson.py       what the lessons use: a check, a figure
+    lesson.py       what the lessons use: a check, a figure; classroom.py: the models they share
+    lessons.py      the lessons from outside; notebooks.py: as notebooks
     cli.py          `minikd ...`
 """
 

@@ -1,4 +1,4 @@
-"""The command line: `minikd compare | train | distill | sample | eval | info | grade | course | vectors`.
+"""The command line: `minikd compare | train | distill | sample | eval | info | grade | course | lessons | vectors`.
 
 Options are the fields of the configuration dataclasses, whose docstrings are the help. What a person got wrong
 becomes one line on the standard error stream and exit code 2.
@@ -275,7 +275,48 @@ def check() -> int:
     return grade_command.check()
 
 
-@app.command(sort_key=8)
+lessons = App(name="lessons", help="The lessons: which there are, and what running them gives.", sort_key=8)
+app.command(lessons)
+
+Which = Annotated[str, Parameter(group=ARGUMENTS, help="numbers of lessons, or 8-10; all if not given")]
+LessonFolder = Annotated[
+    Path | None, Parameter(group=RUN, help="folder with the lessons; lessons/ here or beside minikd if not given")
+]
+
+
+@lessons.default
+@lessons.command(name="list", sort_key=0)
+def list_lessons(*, folder: LessonFolder = None) -> None:
+    """Show the lessons in their order: titles, how long they take, and whether they passed."""
+    from minikd.lessons import find_lessons, list_lessons
+
+    list_lessons(find_lessons(folder).values())
+
+
+@lessons.command(name="run", sort_key=1)
+def run_lessons(*which: Which, folder: LessonFolder = None) -> int:
+    """Run lessons and record what they claim and measure. Exit code 0 if every claim holds, else 1."""
+    from minikd.lessons import as_script, chosen, find_lessons, run_lessons
+
+    return run_lessons(chosen(find_lessons(folder), which), as_script)
+
+
+@lessons.command(sort_key=2)
+def export(
+    out: Annotated[Path, Parameter(group=ARGUMENTS, help="folder for the notebooks")],
+    /,
+    *which: Which,
+    execute: Annotated[bool, Parameter(group=RUN, help="run them, so that they hold their output and figures")] = False,
+    folder: LessonFolder = None,
+) -> int:
+    """Write lessons as Jupyter notebooks."""
+    from minikd.lessons import chosen, find_lessons
+    from minikd.notebooks import export
+
+    return export(chosen(find_lessons(folder), which), out, execute=execute)
+
+
+@app.command(sort_key=9)
 def vectors(
     out: Annotated[Path, Parameter(group=ARGUMENTS, help="folder for the results; new, or empty")],
     /,

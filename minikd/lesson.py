@@ -1,5 +1,7 @@
 """What the lessons share: claims that are checked in sight, and figures that are kept."""
 
+import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ if TYPE_CHECKING:  # whoever draws nothing does not wait for matplotlib
     from matplotlib.figure import Figure
 
 FOLDER = Path("runs/lessons")
+CHECKS = "MINIKD_LESSON_CHECKS"  # the environment variable with the file that all checks are recorded in, if any
 LOOK = {"text.parse_math": True, "figure.constrained_layout.w_pad": 0.1, "figure.constrained_layout.h_pad": 0.1}
 
 
@@ -33,11 +36,14 @@ def check(claim: str, value: Any, wanted: Any = 0.0, *, within: float = 0.0) -> 
     else:
         with np.errstate(invalid="ignore"):
             off = float(np.abs(value - wanted).max())
-        holds = off <= within
+        holds = bool(off <= within)
         found = f"{value:.6g}, " if value.ndim == 0 else ""
         measured = f"   [{found}off by {off:.1e}; claimed: at most {within:g}]"
     line = f"{'holds' if holds else 'FALSE'}: {claim}{measured}"
     print(line)
+    if CHECKS in os.environ:
+        with open(os.environ[CHECKS], "a", encoding="utf-8") as file:
+            file.write(json.dumps({"claim": claim, "holds": holds, "measured": measured}) + "\n")
     if not holds:
         raise AssertionError(line)
 
