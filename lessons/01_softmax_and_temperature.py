@@ -285,5 +285,6 @@ with figure("01-jacobian", height=3.6) as fig:
 #
 # 1. Two logits tie for the largest. What is the limit for $T \to 0$? Predict it, then ask `softmax`.
 # 2. With two tokens the softmax is the logistic function of $(z_1 - z_2)/T$. Derive that, and write the `check`.
-# 3. Write `my_log_softmax(z, temperature)` that returns value and pullback, and let `check_vjp` judge it. Then forget
-#    the $1/T$, or the sum, on purpose, and read what the judge says.
+# 3. Write `log_softmax(logits, temperature=1.0)` that returns value and pullback, in a file `mine.py`, and have it
+#    graded: `minikd grade mine.py --only log_softmax`. Then forget the $1/T$, or the sum, on purpose, and read what
+#    the grader says.

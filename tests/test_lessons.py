@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,12 +8,21 @@ import numpy as np
 import pytest
 
 from minikd import lesson
+from minikd.oracle.subjects import SUBJECTS
 
 FIRST = Path(__file__).parents[1] / "lessons" / "01_softmax_and_temperature.py"
+T_SQUARED = FIRST.with_name("10_why_t_squared.py")
 FAULTS = {
-    "the shift forgotten": ("textbook(z - z.max(), temperature)", "textbook(z, temperature)"),
-    "a wrong sign": ("return -(p * log_softmax", "return (p * log_softmax"),
-    "1/T forgotten": ("(np.diag(p) - np.outer(p, p)) / temperature", "(np.diag(p) - np.outer(p, p))"),
+    "the shift forgotten": (FIRST, "textbook(z - z.max(), temperature)", "textbook(z, temperature)"),
+    "a wrong sign": (FIRST, "return -(p * log_softmax", "return (p * log_softmax"),
+    "1/T forgotten": (FIRST, "(np.diag(p) - np.outer(p, p)) / temperature", "(np.diag(p) - np.outer(p, p))"),
+    "another sign": (T_SQUARED, "limit = (centred_z - centred_u)", "limit = (centred_z + centred_u)"),
+    "a gradient without 1/T": (
+        T_SQUARED,
+        "size(gradient(forward_kl, t)) for t",
+        "size(t * gradient(forward_kl, t)) for t",
+    ),
+    "the KL exchanged": (T_SQUARED, "kl, kl_vjp = forward_kl(z, u,", "kl, kl_vjp = reverse_kl(z, u,"),
 }
 
 
@@ -33,8 +43,8 @@ def test_the_first_lesson_holds_and_keeps_its_figures(tmp_path):
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_a_lesson_is_noticed(fault, tmp_path):
-    text = FIRST.read_text(encoding="utf-8")
-    right, wrong = FAULTS[fault]
+    lesson, right, wrong = FAULTS[fault]
+    text = lesson.read_text(encoding="utf-8")
     assert text.count(right) == 1
     done = run_copy(text.replace(right, wrong), tmp_path)
     assert done.returncode != 0
@@ -67,3 +77,27 @@ def test_check(value, wanted, within, holds, capsys):
 def test_check_refuses_shapes_that_differ():
     with pytest.raises(ValueError, match="wanted has shape"):
         lesson.check("a column is a row", np.zeros(3), np.zeros((3, 1)), within=1)
+
+
+LESSONS = sorted(FIRST.parent.glob("[0-9]*.py"))
+GUIDE = FIRST.with_name("README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_is_complete(path):
+    text = path.read_text(encoding="utf-8")
+    number = re.search(r"^# # (\d+)\. .+$", text, re.MULTILINE)[1]
+    assert int(number) == int(path.name[:2])
+    assert re.search(rf"^\| {number} \| \[[^]]+\]\({re.escape(path.name)}\) \| .+\? \| \d+ s \|$", GUIDE, re.MULTILINE)
+    end = text[text.index("# ## What you should be able to explain now") :]
+    exercises = end[end.index("# ## Exercises") :]
+    assert 2 <= len(re.findall(r"^# \d\. ", exercises, re.MULTILINE)) <= 3
+    graded = re.findall(r"--only\s+(?:#\s+)?(\w+)", exercises)
+    assert graded and set(graded) <= set(SUBJECTS)
+    assert text.count("check(") >= 5 and text.count("with figure(") >= 1
+
+
+def test_the_guide_names_every_lesson_and_every_graded_function_exists():
+    assert re.findall(r"\]\((\d\d_\w+\.py)\)", GUIDE) == [path.name for path in LESSONS]
+    homework = GUIDE[GUIDE.index("### A workshop") : GUIDE.index("## Writing one")]
+    assert set(re.findall(r"`(\w+)`", homework)) <= set(SUBJECTS)
