@@ -42,6 +42,7 @@ apidoc_modules = [{"path": "../minikd", "destination": "api", "separate_modules"
 apidoc_max_depth = 2
 autodoc_default_options = {"members": True, "member-order": "bysource", "ignore-module-all": True}
 autodoc_preserve_defaults = True
+viewcode_follow_imported_members = False  # else it lists `builtins`, of which it has no page
 default_role = "py:obj"
 smartquotes = False  # (..., V) is a shape
 
@@ -51,6 +52,8 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "lessons": "lessons.md",
     "lessons/README.md": "lessons.md",
+    "benchmarks/results/cpu.json": "benchmarks.md",
+    "benchmarks/results/cpu-one-thread.json": "benchmarks.md",
 }
 LINK = re.compile(r"(\[[^][]*\])\(([^)#\s]+)\)")
 IMAGE = re.compile(r'(src=")docs/')
