@@ -10,9 +10,30 @@ from jupyter_cache.base import CacheBundleIn, NbValidityError
 from sphinx.cmd.build import build_main
 
 from docs import benchmarks, explore
+from minikd.lessons import find_lessons, read_records
+from minikd.notebooks import export
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 BUILD = HERE / "_build"
+
+
+def execute_lessons(folder: Path) -> int:
+    """Execute those lessons whose notebook in `folder` is missing or older than they are; 0 if all passed, else 1.
+
+    They share their trained models in this way, which they could not if each was executed in a place of its own.
+    """
+    notebooks = {lesson: folder / f"{lesson.path.stem}.ipynb" for lesson in find_lessons(ROOT / "lessons").values()}
+    old = [
+        lesson
+        for lesson, notebook in notebooks.items()
+        if not notebook.exists() or notebook.stat().st_mtime < lesson.path.stat().st_mtime
+    ]
+    failed = export(old, folder, execute=True) if old else 0
+    for lesson in old:
+        if not read_records()[lesson.path.name]["passed"]:
+            notebooks[lesson].unlink()
+    return failed
 
 
 def take_executed(folder: Path) -> None:
@@ -39,14 +60,15 @@ def main(arguments: list[str]) -> int:
     """Write the pages that are generated, then all pages; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m docs", description=__doc__, epilog="Other options go to Sphinx.")
     parser.add_argument(
-        "--notebooks", type=Path, metavar="DIR", help="a folder of executed lessons, to show as they are"
+        "--notebooks", type=Path, metavar="DIR", help="a folder of executed lessons; if not given, they are executed"
     )
     options, for_sphinx = parser.parse_known_args(arguments)
-    if options.notebooks:
-        try:
-            take_executed(options.notebooks)
-        except (FileNotFoundError, ValueError) as error:
-            parser.error(str(error))
+    if options.notebooks is None and execute_lessons(BUILD / "notebooks"):
+        return 1
+    try:
+        take_executed(options.notebooks or BUILD / "notebooks")
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
     benchmarks.main()
     explore.main()
     return build_main(["-W", "--keep-going", str(HERE), str(BUILD / "html"), *for_sphinx])

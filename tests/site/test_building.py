@@ -90,3 +90,19 @@ def test_the_page_about_speed_has_every_case():
         "largest_difference": 2e-7,
     }
     assert row(case) == ["small", "train", "50", "25", "**2.00**", "0.44–4.00", "", "3", "3", "2e-7"]
+
+
+def test_lessons_are_executed_once(building, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(building, "ROOT", tmp_path)
+    (tmp_path / "lessons").mkdir()
+    good, bad = tmp_path / "lessons" / "01_good.py", tmp_path / "lessons" / "02_bad.py"
+    good.write_text("# # 1. Good\n# %%\nopen('runs.txt', 'a').write('x')\n")
+    bad.write_text("# # 2. Bad\n# %%\n1 / 0\n")
+    notebooks = tmp_path / "notebooks"
+    assert building.execute_lessons(notebooks) == 1
+    assert [path.name for path in notebooks.iterdir()] == ["01_good.ipynb"]
+    bad.write_text("# # 2. Better\n# %%\n1 / 1\n")
+    assert building.execute_lessons(notebooks) == 0
+    assert building.execute_lessons(notebooks) == 0
+    assert (tmp_path / "runs.txt").read_text() == "x"
