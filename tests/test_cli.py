@@ -29,7 +29,7 @@ from minikd.run_folder import RunFolder
 from minikd.train import TrainConfig
 from tests.tiny import CONTEXT, VOCAB_SIZE, command, distill, spelled, start, train, write_model, write_text
 
-COMMANDS = ("compare", "train", "distill", "sample", "eval", "info", "grade", "course", "vectors")
+COMMANDS = ("compare", "train", "distill", "sample", "eval", "info", "grade", "course", "lessons", "vectors")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def error_of(capsys):
 # What can be asked
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "course"])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("course", "lessons")])
 def test_every_option_has_a_help_line_and_a_default(name, capsys):
     arguments = [
         a for a in cli.app[name].assemble_argument_collection(parse_docstring=True) if a.parse and not a.children

@@ -41,6 +41,7 @@ def test_the_first_lesson_holds_and_keeps_its_figures(tmp_path):
     assert len(list(tmp_path.glob("runs/lessons/*.png"))) == text.count("with figure(") > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_a_lesson_is_noticed(fault, tmp_path):
     lesson, right, wrong = FAULTS[fault]
