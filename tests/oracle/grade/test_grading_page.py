@@ -87,10 +87,10 @@ def test_one_s_own_loss(capsys):
     pytest.importorskip("torch")
     write("adapter.py", OWN)
     write("my_training.py", MY_TRAINING)
-    assert command("grade", "--adapter", "adapter.py") == 1
+    assert command("grade", "--adapter", "adapter.py", "--seed", 7) == 1
     assert "forward_kl: you multiply by T^2: that belongs to the objective" in said(capsys)
     write("my_training.py", MY_TRAINING.replace("T**2 * ", ""))
-    assert command("grade", "--adapter", "adapter.py", "--only", "forward_kl") in (0, 1)
+    assert command("grade", "--adapter", "adapter.py", "--seed", 7, "--only", "forward_kl") in (0, 1)
     printed = said(capsys)
     assert "you multiply by T^2" not in printed
     assert re.search(r"forward_kl ✓ ✓ ✓ ✓ ✓ [✓✗] ✓ ✓ ✓ ✓ ✓ ✓", printed)
@@ -102,7 +102,7 @@ def test_torchtune(capsys):
     pytest.importorskip("torch")
     write("torchtune_kl.py", TORCHTUNE)
     write("torchtune/modules/loss.py", TORCHTUNE_LOSS)
-    assert command("grade", "--adapter", "torchtune_kl.py") == 1
+    assert command("grade", "--adapter", "torchtune_kl.py", "--seed", 7) == 1
     printed = said(capsys)
     assert "forward_kl: this is the cross-entropy -sum(p log q): the teacher's entropy is missing" in printed
     assert "soft_cross_entropy follows: -sum(p log q)" in printed
@@ -115,5 +115,5 @@ def test_trl(capsys):
     pytest.importorskip("torch")
     write("trl_jsd.py", TRL)
     write("trl/__init__.py", TRL_TRAINER)
-    assert command("grade", "--adapter", "trl_jsd.py") == 1
+    assert command("grade", "--adapter", "trl_jsd.py", "--seed", 7) == 1
     assert re.search(r"generalized_jsd ✓ ✓ ✓ [✓✗] ✓ ✗ ✓ ✓ ✓ ✓ ✓ ✓", said(capsys))
