@@ -1,6 +1,5 @@
 """minikd's side: its own methods under its own training step, as its users have them."""
 
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -90,24 +89,17 @@ def training(case: Case, xp: Any) -> Callable[[], list[Array]]:
 
 
 def head(case: Case, xp: Any) -> Callable[[], list[Array]]:
-    """Forward KL between the projections of given hidden states, and its gradients, the tokens shared by threads."""
+    """Forward KL between the projections of given hidden states, and its gradients."""
     x, weight, teacher_x, teacher_weight = (xp.asarray(array) for array in head_arrays(case.head))
     labels = xp.zeros(len(x), dtype=np.int64)
     workers = Workers(case.threads if xp is np else 1).__enter__()  # until the process ends
-    parts = [slice(*ends) for ends in itertools.pairwise(np.linspace(0, len(x), workers.count + 1, dtype=int).tolist())]
-
-    def look(rows: slice) -> tuple[Array, Array, Array]:
-        loss, vjp = linear_distillation_loss(
-            x[rows], weight, teacher_x[rows], teacher_weight, labels[rows], alpha=1.0, temperature=1.0, reduction="sum"
-        )
-        return loss, *vjp(1 / len(x))
 
     def step() -> list[Array]:
-        (total, _, dweight), *others = workers.map(look, parts)
-        for loss, _, other_dweight in others:
-            total = total + loss
-            dweight += other_dweight
-        return [total / len(x)]
+        loss, vjp = linear_distillation_loss(
+            x, weight, teacher_x, teacher_weight, labels, alpha=1.0, temperature=1.0, workers=workers
+        )
+        vjp()
+        return [loss]
 
     return step
 

@@ -11,6 +11,8 @@ import numpy as np
 Array = Any  # numpy.ndarray or cupy.ndarray: same code, same methods
 
 CACHE_BLOCK_BYTES = 2**20
+SHARED_SUMS = 512  # NumPy's products of vectors hold the interpreter where they give 500 sums or fewer
+SOON_DONE = 2**17  # numbers: a product of fewer takes less time than another thread needs to wake up
 
 
 def select_device(device: str) -> tuple[Any, str]:
@@ -99,12 +101,29 @@ def unbuffered_rows(n_columns: int) -> Iterator[None]:
 
 def row_dot(x: Array, y: Array) -> Array:
     """sum(x y) over the last axis: two arrays (..., V) -> (...)."""
-    return np.vecdot(x, y) if on_host(x) else (x * y).sum(axis=-1)
+    if not on_host(x):
+        return (x * y).sum(axis=-1)
+    if x.size <= SOON_DONE or x.size // x.shape[-1] >= SHARED_SUMS:
+        return np.vecdot(x, y)
+    # np.vecdot lets other threads run only where it gives many sums: of a few long rows, those of their pieces
+    n_pieces = SHARED_SUMS * x.shape[-1] // x.size + 1
+    width = x.shape[-1] // n_pieces
+    cut = n_pieces * width
+
+    def pieces(z: Array) -> Array:
+        return z[..., :cut].reshape(*z.shape[:-1], n_pieces, width)
+
+    return np.vecdot(pieces(x), pieces(y)).sum(axis=-1) + np.vecdot(x[..., cut:], y[..., cut:])
 
 
 def row_sum(x: Array) -> Array:
     """Sum over the last axis: (..., V) -> (...)."""
-    return np.vecdot(x, _ones(x.shape[-1], x.dtype)) if on_host(x) else x.sum(axis=-1)
+    if not on_host(x):
+        return x.sum(axis=-1)
+    ones = _ones(x.shape[-1], x.dtype)
+    if x.size <= SOON_DONE:
+        return np.vecdot(x, ones)
+    return x.reshape(-1, x.shape[-1]).dot(ones).reshape(x.shape[:-1])
 
 
 @cache

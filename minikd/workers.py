@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from types import TracebackType
 from typing import TypeVar
 
@@ -18,6 +19,12 @@ Result = TypeVar("Result")
 def available_cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def parts_of(n: int, count: int) -> list[slice]:
+    """Slices of n items, for `count` workers, about equally long."""
+    ends = [n * i // count for i in range(count + 1)]
+    return [slice(*pair) for pair in pairwise(ends)]
 
 
 class Workers:

@@ -10,6 +10,7 @@ from minikd.backend import (
     on_host,
     row_blocks,
     row_dot,
+    row_sum,
     select_device,
     sum_rows,
     to_host,
@@ -69,9 +70,18 @@ def test_sum_rows(xp, rng):
     np.testing.assert_allclose(to_host(sum_rows(xp.asarray(x))), x.sum(axis=(0, 1)), rtol=1e-14)
 
 
-def test_row_dot(xp, rng):
-    x, y = rng.normal(size=(2, 5, 41)), rng.normal(size=(2, 5, 41))
-    np.testing.assert_allclose(to_host(row_dot(xp.asarray(x), xp.asarray(y))), (x * y).sum(axis=-1), rtol=1e-12)
+@pytest.mark.parametrize("shape", [(2, 5, 41), (0, 41), (1, 1), (3, 50_257), (700, 401)])
+def test_row_dot_and_row_sum(xp, rng, shape):
+    x, y = rng.normal(size=shape), rng.normal(size=shape)
+    tolerance = {"rtol": 1e-12, "atol": 1e-10}
+    np.testing.assert_allclose(to_host(row_dot(xp.asarray(x), xp.asarray(y))), (x * y).sum(axis=-1), **tolerance)
+    np.testing.assert_allclose(to_host(row_sum(xp.asarray(x))), x.sum(axis=-1), **tolerance)
+
+
+def test_row_dot_and_row_sum_of_every_other_column(rng):
+    x, y = rng.normal(size=(2, 3, 100_001))[..., ::2]
+    np.testing.assert_allclose(row_dot(x, y), (x * y).sum(axis=-1), rtol=1e-12, atol=1e-10)
+    np.testing.assert_allclose(row_sum(x), x.sum(axis=-1), rtol=1e-12, atol=1e-10)
 
 
 @pytest.mark.parametrize("n_columns", [1, 41, 50_257])

@@ -15,6 +15,7 @@ from minikd.losses.hard_labels import cross_entropy
 from minikd.losses.objective import Alpha, checked_alpha, distillation_loss, never
 from minikd.losses.tokens import Pullback, blocks_of, check_same_vocabulary, counted_tokens, mean_share
 from minikd.softmax import check_temperature, working_dtype
+from minikd.workers import Workers, parts_of
 
 FEWEST_TOKENS = 256
 BLOCK_BYTES = 2 * 2**20
@@ -29,11 +30,12 @@ def linear_cross_entropy(
     *,
     mask: Array | None = None,
     reduction: str = "mean",
+    workers: Workers | None = None,
 ) -> tuple[Array, Pullback]:
     """`cross_entropy` of the logits hidden weight^T.
 
     hidden (..., C), weight (V, C), labels and mask (...) -> loss in nats; vjp(w) -> dhidden, dweight. `reduction` is
-    mean or sum.
+    mean or sum. `workers` are threads that share the work (on a CPU, and not from within one of them).
     """
     counted = _counted(hidden, weight, labels, mask)
 
@@ -41,7 +43,7 @@ def linear_cross_entropy(
         return cross_entropy(logits, flat_labels[rows], mask=mask, reduction="sum")
 
     flat_labels = labels.reshape(-1)
-    return _over_blocks(block_loss, [(hidden, weight)], counted, reduction)
+    return _over_blocks(block_loss, [(hidden, weight)], counted, reduction, workers)
 
 
 def linear_distillation_loss(
@@ -56,12 +58,13 @@ def linear_distillation_loss(
     divergence: Divergence = forward_kl,
     mask: Array | None = None,
     reduction: str = "mean",
+    workers: Workers | None = None,
 ) -> tuple[Array, Pullback]:
     """`distillation_loss` of the logits student_hidden student_weight^T and teacher_hidden teacher_weight^T.
 
     student_hidden (..., C), student_weight (V, C), teacher_hidden (..., D), teacher_weight (V, D), labels and mask
     (...) -> loss in nats; vjp(w) -> dstudent_hidden, dstudent_weight. `alpha` as a function sees blocks of tokens:
-    logits (n, V) and labels (n,). `reduction` as in `linear_cross_entropy`.
+    logits (n, V) and labels (n,). `reduction` and `workers` as in `linear_cross_entropy`.
     """
     check_temperature(temperature)
     check_same_vocabulary(len(student_weight), len(teacher_weight))
@@ -73,7 +76,8 @@ def linear_distillation_loss(
     if not callable(alpha):
         alpha = checked_alpha(alpha, labels.shape, working_dtype(student_hidden))
     if never(alpha):  # the teacher's logits are of no use
-        return linear_cross_entropy(student_hidden, student_weight, labels, mask=mask, reduction=reduction)
+        options: dict[str, Any] = {"mask": mask, "reduction": reduction, "workers": workers}
+        return linear_cross_entropy(student_hidden, student_weight, labels, **options)
     counted = _counted(student_hidden, student_weight, labels, mask)
     flat_labels = labels.reshape(-1)
     flat_alpha: Any = alpha if callable(alpha) or isinstance(alpha, float) else alpha.reshape(-1)
@@ -93,7 +97,7 @@ def linear_distillation_loss(
         )
 
     models = [(student_hidden, student_weight), (teacher_hidden, teacher_weight)]
-    return _over_blocks(block_loss, models, counted, reduction)
+    return _over_blocks(block_loss, models, counted, reduction, workers)
 
 
 def _over_blocks(
@@ -101,6 +105,7 @@ def _over_blocks(
     models: Sequence[tuple[Array, Array]],
     counted: Array | None,
     reduction: str,
+    workers: Workers | None,
 ) -> tuple[Array, Pullback]:
     """The sum of `block_loss` over blocks of tokens, or its mean over those that count, and its pullback.
 
@@ -116,25 +121,42 @@ def _over_blocks(
     x, head = flat[0]
     share = mean_share(len(x), counted, x) if reduction == "mean" else xp.ones((), dtype=x.dtype)
     counted = None if counted is None else counted.reshape(-1)
-    total = xp.zeros((), dtype=np.float64)
-    dx, dhead = xp.empty_like(x), xp.zeros_like(head)
+    zero, dx, dhead = xp.zeros((), dtype=np.float64), xp.empty_like(x), xp.zeros_like(head)
     blocks = _token_blocks(len(x), head)
     largest = blocks[0].stop if blocks else 0
     buffers = [xp.empty((largest, len(w)), dtype=np.result_type(h.dtype, w.dtype)) for h, w in flat]
-    for rows in blocks:
-        logits = [
-            xp.matmul(h[rows], w.T, out=buffer[: rows.stop - rows.start])
-            for (h, w), buffer in zip(flat, buffers, strict=True)
-        ]
-        for few in blocks_of(logits[0], itemsize=head.itemsize):
+    workers = workers or Workers(1)
+    vocabulary = parts_of(len(head), workers.count)
+
+    def look(rows: slice) -> Array:
+        logits = [buffer[: rows.stop - rows.start] for buffer in buffers]
+        dlogits = logits[0]
+
+        def project(entries: slice) -> None:
+            for (h, w), z in zip(flat, logits, strict=True):
+                xp.matmul(h[rows], w[entries].T, out=z[:, entries])
+
+        def lose(few: slice) -> Array:
             at = slice(rows.start + few.start, rows.start + few.stop)
             loss, vjp = block_loss(at, None if counted is None else counted[at], *(z[few] for z in logits))
-            total = total + loss
-            logits[0][few] = vjp()
-        xp.matmul(logits[0], head, out=dx[rows])
-        for entries in row_blocks(dhead, block_bytes=PRODUCT_BYTES):
-            dhead[entries] += logits[0][:, entries].T @ x[rows]
-    loss = (total * share).astype(x.dtype)
+            dlogits[few] = vjp()
+            return loss
+
+        def pull_to_hidden(few: slice) -> None:
+            xp.matmul(dlogits[few], head, out=dx[rows][few])
+
+        def pull_to_weight(entries: slice) -> None:
+            dweight, dz = dhead[entries], dlogits[:, entries]
+            for few in row_blocks(dweight, block_bytes=PRODUCT_BYTES):
+                dweight[few] += dz[:, few].T @ x[rows]
+
+        workers.map(project, vocabulary)
+        losses = workers.map(lose, list(blocks_of(dlogits, itemsize=head.itemsize)))
+        workers.map(pull_to_hidden, parts_of(len(dlogits), workers.count))
+        workers.map(pull_to_weight, vocabulary)
+        return sum(losses, zero)
+
+    loss = (sum(map(look, blocks), zero) * share).astype(x.dtype)
 
     def pullback(w: Array = 1.0) -> tuple[Array, Array]:
         w = xp.asarray(w, dtype=x.dtype) * share

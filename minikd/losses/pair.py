@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minikd.backend import Array, get_array_module, on_host, row_sum
+from minikd.backend import Array, get_array_module, on_host, row_dot, row_sum
 from minikd.losses.careful import Careful, careful
 from minikd.losses.tokens import Pullback, check_pair, counted_tokens, token_loss
 from minikd.softmax import check_temperature, inverse, shift_and_scale, working_dtype
@@ -49,7 +49,7 @@ class Plain:
     @property
     def size(self) -> Array:
         """|p|^2 + |q|^2 of each row."""
-        return np.vecdot(self.p, self.p) + np.vecdot(self.q, self.q)
+        return row_dot(self.p, self.p) + row_dot(self.q, self.q)
 
     @property
     def sign(self) -> Array:
@@ -60,12 +60,12 @@ class Plain:
     @property
     def forward(self) -> Array:
         """KL(p || q) of each row."""
-        return self.surplus - np.vecdot(self.p, self.log_ratio)
+        return self.surplus - row_dot(self.p, self.log_ratio)
 
     @property
     def reverse(self) -> Array:
         """KL(q || p) of each row."""
-        return np.vecdot(self.q, self.log_ratio) - self.surplus
+        return row_dot(self.q, self.log_ratio) - self.surplus
 
     @property
     def centred_ratio(self) -> Array:
@@ -74,7 +74,7 @@ class Plain:
 
     def pull(self, slope: Array) -> Array:
         """T dD/dz = q (g - sum(q g)) from the slope g = dD/dq, which may be off by a constant in each row."""
-        pulled = slope - np.vecdot(self.q, slope)[:, None]
+        pulled = slope - row_dot(self.q, slope)[:, None]
         pulled *= self.q
         return pulled
 
@@ -107,12 +107,12 @@ class PlainMixture:
     @property
     def from_p(self) -> Array:
         """KL(p || m) of each row."""
-        return -np.vecdot(self._pair.p, self._log_m_p)
+        return -row_dot(self._pair.p, self._log_m_p)
 
     @property
     def from_q(self) -> Array:
         """KL(q || m) of each row."""
-        return np.vecdot(self._pair.q, self.log_ratio)
+        return row_dot(self._pair.q, self.log_ratio)
 
     @property
     def slope_from_p(self) -> Array:
@@ -200,6 +200,6 @@ def _doubtful(pair: Any, values: Array, gradient: Array) -> Array:
     then. What is kept of float32 was off by at most 1e-6 in the generated cases of docs/accuracy.md.
     """
     least, cancelled, size = (1e-7, 1e-13, 1.0) if gradient.dtype == np.float64 else (0.05, 0.15**2, pair.size)
-    steep = np.vecdot(gradient, gradient) > cancelled * size * (1 + values * values)
+    steep = row_dot(gradient, gradient) > cancelled * size * (1 + values * values)
     good = (values > least) & (values < np.inf) & steep
     return np.flatnonzero(~good)

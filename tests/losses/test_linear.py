@@ -13,6 +13,7 @@ from minikd.losses import (
     linear_distillation_loss,
 )
 from minikd.oracle import assert_vjp
+from minikd.workers import Workers
 
 N_CLASSES = 41
 
@@ -82,6 +83,17 @@ def test_distillation_equals_the_plain_form(rng, batch, name, reduction):
         teacher_logits = teacher_hidden @ teacher_weight.T
         mixed = partial(distillation_loss, teacher_logits=teacher_logits, labels=labels, **options)
         assert_same((loss, *vjp(1.5)), plain(mixed, hidden, weight, 1.5))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_share_the_work(rng, batch, threads):
+    mask = rng.random((4, 5)) < 0.7
+    hidden, weight, *_, labels = batch
+    for fused, arrays in ((linear_distillation_loss, batch), (linear_cross_entropy, (hidden, weight, labels))):
+        loss, vjp = fused(*arrays, mask=mask)
+        with Workers(threads) as workers:
+            shared, shared_vjp = fused(*arrays, mask=mask, workers=workers)
+        assert_same((shared, *shared_vjp(1.5)), (loss, *vjp(1.5)), rtol=1e-14)
 
 
 @pytest.mark.slow
