@@ -53,7 +53,6 @@ PAGES = {
     "lessons": "lessons.md",
     "lessons/README.md": "lessons.md",
     "benchmarks/results/cpu.json": "benchmarks.md",
-    "benchmarks/results/cpu-one-thread.json": "benchmarks.md",
 }
 LINK = re.compile(r"(\[[^][]*\])\(([^)#\s]+)\)")
 IMAGE = re.compile(r'(src=")docs/')

@@ -186,7 +186,7 @@ looks = school_year(0, at)
 curves = {name: np.array([looks[step][name] for step in at]).T for name in looks[0]}  # loss, entropy, hearing, share
 pair = trained("codistill")
 check("a student of the class learns as minikd's own", curves["cosine to 0.3"][0, 1:], pair.curve()[1], within=0.02)
-check("and so does the teacher", curves["teacher"][0, 1:], pair.curve("teacher")[1], within=0.02)
+check("and so does the teacher", curves["teacher"][0, 1:], pair.teacher.curve()[1], within=0.02)
 
 # %% [markdown]
 # ## What the teacher says before it knows anything
@@ -339,15 +339,15 @@ with figure("13-schedules") as fig:
 mutual = trained("codistill", distill=DistillConfig(mutual=True))
 gap = {
     "finished": np.array(soft.curve()[1]) - finished.val_loss,
-    "live": np.subtract(pair.curve()[1], pair.curve("teacher")[1]),
-    "live, mutual": np.subtract(mutual.curve()[1], mutual.curve("teacher")[1]),
+    "live": np.subtract(pair.curve()[1], pair.teacher.curve()[1]),
+    "live, mutual": np.subtract(mutual.curve()[1], mutual.teacher.curve()[1]),
 }
 from_text = curves["text alone"][0, 1:]
 gained = {"finished, 0.9": from_text - soft.curve()[1]}
 gained |= {f"live, {name}": from_text - curves[name][0, 1:] for name in ("cosine to 0.9", "late 0.9", "cosine to 0.3")}
 pairs = {"one way": pair, "mutual": mutual}
 kl = {name: run.result["evaluation"]["kl_to_teacher"] for name, run in pairs.items()}
-taught = {name: run.curve("teacher")[1][-1] for name, run in pairs.items()}
+taught = {name: run.teacher.val_loss for name, run in pairs.items()}
 for name, run in pairs.items():
     print(f"{name:8s} student {run.val_loss:.3f}, teacher {taught[name]:.3f}, KL {kl[name]:.3f} nats a token")
 

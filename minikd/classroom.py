@@ -39,34 +39,36 @@ SOURCES = ("backend", "softmax", "nn", "losses", "models", "optim", "text", "tra
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training left: see the README for what lies in its folder."""
+    """What a training left of one learner: see the README for what lies in its folder."""
 
     folder: Path
+    learner: str = "student"
+    """the student (of `scratch`, whoever was trained), or the teacher that learned beside it in a co-distillation"""
 
     @property
     def model(self) -> GPT2:
-        """The student (of `scratch`, whoever was trained)."""
-        return load(self.folder / "model", machine())[0]
+        """The learner as it ended."""
+        return load(self.folder / ("model" if self.learner == "student" else self.learner), machine())[0]
 
     @property
-    def teacher(self) -> GPT2:
+    def teacher(self) -> "Trained":
         """The teacher that learned beside it, in a co-distillation."""
-        return load(self.folder / "teacher", machine())[0]
+        return Trained(self.folder, "teacher")
 
     @property
     def result(self) -> dict[str, Any]:
-        """Number of parameters, the evaluation at the end (val_loss, agreement, kl_to_teacher, ...), seconds, ..."""
+        """Of the student: number of parameters, the evaluation at the end (val_loss, agreement, ...), seconds, ..."""
         return read_json_object(self.folder / "result.json")
 
     @property
     def val_loss(self) -> float:
         """Cross-entropy on the validation text at the end, in nats a token."""
-        return self.result["evaluation"]["val_loss"]
+        return self.curve()[1][-1]
 
-    def curve(self, name: str = "student") -> tuple[list[int], list[float]]:
-        """Steps, and the validation loss at each, of the `student` or (in a co-distillation) of the `teacher`."""
-        looks = [record for record in RunFolder(self.folder).records() if "val_loss" in record.get(name, {})]
-        return [look["step"] for look in looks], [look[name]["val_loss"] for look in looks]
+    def curve(self) -> tuple[list[int], list[float]]:
+        """Steps, and the validation loss at each."""
+        looks = [record for record in RunFolder(self.folder).records() if "val_loss" in record.get(self.learner, {})]
+        return [look["step"] for look in looks], [look[self.learner]["val_loss"] for look in looks]
 
 
 @cache
@@ -107,7 +109,7 @@ def trained(
         "model": asdict(model),
         "training": asdict(training),
         "distill": asdict(distill),
-        "teacher": None if teacher is None else teacher.folder.name,
+        "teacher": None if teacher is None else (teacher.folder.name, teacher.learner),
         "new_teacher": asdict(new_teacher) if method == "codistill" else None,
         "seed": seed,
         "tokens": [hashlib.sha256(part.path.read_bytes()).hexdigest() for part in (text.train, text.validation)],

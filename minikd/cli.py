@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -370,9 +371,10 @@ def parse_message(error: CycloptsError) -> str:
             name = token.keyword or token.value
             return f"unknown option {name}{nearest(name, [n for a in error.argument_collection for n in a.names])}"
         case UnknownCommandError(unused_tokens=[name, *_]):
-            return f"unknown command {name}{nearest(name, app)}"
+            return f"unknown command {name}{nearest(name, commands_after(error.command_chain))}"
         case UnusedCliTokensError(unused_tokens=[token, *_]):
-            return f"{token!r} belongs to no option; see --help"
+            meant = nearest(token, commands_after(error.command_chain))
+            return f"{token!r} belongs to no option{meant or '; see --help'}"
         case MissingArgumentError(keyword=None) if argument is not None:
             return f"{argument.name} is missing; wanted a {argument.parameter.help}"
         case MissingArgumentError(keyword=name):
@@ -382,6 +384,11 @@ def parse_message(error: CycloptsError) -> str:
         case CoercionError(token=token) if argument is not None and token is not None:
             return f"{token.keyword or argument.name} is {token.value!r}; wanted {wanted(argument)}"
     return " ".join(str(error).split())
+
+
+def commands_after(chain: Sequence[str] | None) -> list[str]:
+    """The names of the commands that may follow those of `chain`."""
+    return [name for name in reduce(App.__getitem__, chain or (), app) if not name.startswith("-")]
 
 
 def write_no_more() -> None:

@@ -448,6 +448,8 @@ def test_no_gpu(refused, monkeypatch, text, teacher, command):
         (("train", "--n-layers", 3), "unknown option --n-layers; did you mean --n-layer?"),
         (("train", "--lr", 0.1), "unknown option --lr; did you mean --learning-rate?"),
         (("trian",), "unknown command trian; did you mean train?"),
+        (("lessons", "runn", "3"), "'runn' belongs to no option; did you mean run?"),
+        (("course", "mak"), "unknown command mak; did you mean make?"),
         (("train", "--steps"), "--steps has no value"),
         (("train", "--steps", "many"), "--steps is 'many'; wanted a whole number"),
         (("train", "--steps", 1.5), "--steps is '1.5'; wanted a whole number"),

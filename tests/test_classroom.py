@@ -47,8 +47,16 @@ def test_whatever_else_is_asked_for_is_trained_anew():
     assert len(set(folders)) == len(folders)
     weights = [run.model.params.flat for run in (plain, *others)]
     assert all(not np.array_equal(weights[0], other) for other in weights[1:])
-    assert len(others[-1].curve("teacher")[0]) == 2
-    assert others[-1].teacher.config == plain.model.config
+    assert others[-1].teacher.curve()[0] == [2, 4]
+    assert others[-1].teacher.model.config == plain.model.config
+
+
+def test_a_teacher_that_learned_beside_its_student_teaches_others():
+    pair = trained("codistill", model=SMALL, training=SHORT, new_teacher=replace(SMALL, n_embd=16))
+    taught = [trained("soft", model=SMALL, training=SHORT, teacher=teacher) for teacher in (pair, pair.teacher)]
+    assert pair.teacher.model.config.n_embd == 16
+    assert pair.teacher.val_loss != pair.val_loss
+    assert taught[0].folder != taught[1].folder
 
 
 def test_minikd_changed(monkeypatch):
