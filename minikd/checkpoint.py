@@ -10,7 +10,8 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ from minikd.errors import UserError
 from minikd.optim import Moments
 from minikd.reading import read_json_object, reading, verify_sums, write_sums
 from minikd.tensor_file import open_tensors, write_tensors
+
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None  # type: ignore[assignment]
 
 KEPT = 2
 STEP = re.compile(r"step-(\d{8,})")
@@ -109,8 +115,8 @@ def has_state(run: str | os.PathLike[str]) -> bool:
 def prepare_out_folder(path: str | os.PathLike[str], *, resume: bool = False) -> Path:
     """Make sure that a run can write to the folder `path`: a new or empty one, or with `resume` one of a run.
 
-    Clears away what a killed run left half-written. Raises UserError, and changes nothing, when the folder is not
-    empty, is a file, cannot be written, or has nothing to resume from.
+    Raises UserError, and changes nothing, when the folder is not empty, is a file, cannot be written, or has nothing to
+    resume from.
     """
     path = Path(path)
     with writing(path):
@@ -125,10 +131,32 @@ def prepare_out_folder(path: str | os.PathLike[str], *, resume: bool = False) ->
             raise UserError(f"{path} is not empty; wanted a new or empty folder{hint}")
         with tempfile.TemporaryFile(dir=path):
             pass  # it can be written to
-        for folder in (path, path / "state"):
-            if folder.is_dir():
-                remove_leftovers(folder)
     return path
+
+
+@contextmanager
+def alone_in(path: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder until the block ends, and clear away what a killed one left there.
+
+    UserError if another process is at work in the folder. Where the system cannot lock a folder, nobody is kept out.
+    """
+    with writing(path):
+        folder = os.open(path, os.O_RDONLY) if fcntl else None
+    try:
+        if folder is not None:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{path}: another process is at work there; wanted one at a time") from None
+            except OSError:  # a file system without locks
+                pass
+        for place in (path, path / "state"):
+            if place.is_dir():
+                remove_leftovers(place)
+        yield
+    finally:
+        if folder is not None:
+            os.close(folder)  # and with it the lock, as does the end of the process
 
 
 def _state_folders(states: Path) -> list[Path]:

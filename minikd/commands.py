@@ -16,7 +16,7 @@ import numpy as np
 
 from minikd.atomic import write_json
 from minikd.backend import to_host
-from minikd.checkpoint import prepare_out_folder
+from minikd.checkpoint import alone_in, prepare_out_folder
 from minikd.compare import CompareConfig, compare
 from minikd.distill.methods import DistillConfig, Method
 from minikd.errors import Interrupted, UserError
@@ -193,7 +193,7 @@ def in_out_folder(call: Call, machine: Machine, inputs: Mapping[str, str | None]
     try:
         with nothing_left(call.out, unless=call.resume):
             prepare_out_folder(call.out, resume=call.resume)
-            with nothing_left(call.out, RUN, "text", unless=call.resume):
+            with alone_in(call.out), nothing_left(call.out, RUN, "text", unless=call.resume):
                 write_run(call, machine, inputs)
                 print(f"computing on {machine.name}, {machine.workers.count} threads", file=sys.stderr)
                 yield
@@ -335,5 +335,6 @@ def reference_vectors(out: Path, only: tuple[str, ...]) -> None:
     with nothing_left(out, unless=False):
         prepare_out_folder(out)
         names = dict.fromkeys(only or SUBJECTS)
-        n_tests = write_vectors(out, names)
+        with alone_in(out):
+            n_tests = write_vectors(out, names)
     print(f"{n_tests} tests of {len(names)} functions in {out}")

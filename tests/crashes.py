@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from minikd import atomic, checkpoint
-from minikd.checkpoint import LearnerState, RunState, latest, prepare_out_folder, save_state
+from minikd.checkpoint import LearnerState, RunState, alone_in, latest, save_state
 from minikd.model_folder import load_model, save_model
 from minikd.models import GPT2Config, Parameters
 from minikd.optim import Moments
@@ -67,7 +67,8 @@ def crash_states(folder: Path, step: int) -> None:
         found = latest(run)
         assert (found.step, found.meta["value"]) in ((30, 3.0), (step, 4.0), *([(20, 2.0)] if TWO_RENAMES else []))
         assert (found.learners["student"].parameters == found.meta["value"]).all()
-        prepare_out_folder(run, resume=True)
+        with alone_in(run):
+            pass
         assert all(path.name.startswith("step-") for path in (run / "state").iterdir())
         save_state(run, state(40, 5.0))
         assert latest(run).meta["value"] == 5.0

@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minikd.checkpoint import LearnerState, RunState, has_state, latest, load_state, prepare_out_folder, save_state
+from minikd.checkpoint import (
+    LearnerState,
+    RunState,
+    alone_in,
+    has_state,
+    latest,
+    load_state,
+    prepare_out_folder,
+    save_state,
+)
 from minikd.errors import UserError
 from minikd.optim import Moments
 from tests.disks import locked_folder, small_disk
@@ -237,7 +246,22 @@ def test_resuming_clears_what_a_killed_run_left(run):
     shutil.copytree(run / "state" / "step-00000030", run / "state" / ".step-00000040.tmp-0123abcd")
     shutil.copytree(run / "state" / "step-00000030", run / ".model.tmp-0123abcd")
     (run / ".metrics.jsonl.tmp-0123abcd").write_text("half")
-    prepare_out_folder(run, resume=True)
-    assert os.listdir(run) == ["state"]
+    with alone_in(run):
+        assert os.listdir(run) == ["state"]
     assert sorted(os.listdir(run / "state")) == ["step-00000020", "step-00000030"]
     assert_same_state(latest(run, report=no_report), before)
+
+
+def test_a_folder_in_which_another_process_is_at_work(run):
+    lock = "import sys, pathlib; from minikd.checkpoint import alone_in\nwith alone_in(pathlib.Path(sys.argv[1])):\n"
+    code = lock + "    print('locked', flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code, run], **pipes) as other:
+        assert other.stdout.readline() == b"locked\n"
+        (run / ".metrics.jsonl.tmp-0123abcd").write_text("the other's")
+        with pytest.raises(UserError, match="run: another process is at work there; wanted one"), alone_in(run):
+            pass
+        assert (run / ".metrics.jsonl.tmp-0123abcd").exists()
+        other.kill()
+    with alone_in(run):
+        assert os.listdir(run) == ["state"]

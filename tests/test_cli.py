@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 
 from minikd import cli, commands
 from minikd.atomic import LEFTOVER
+from minikd.checkpoint import alone_in
 from minikd.distill.methods import DistillConfig, Method
 from minikd.job import ModelConfig, RunConfig, TextConfig
 from minikd.losses import DIVERGENCES
@@ -330,6 +331,16 @@ def test_a_damaged_result_of_a_finished_run(text, capsys, damage):
     assert "Traceback" not in printed
     Path("out/result.json").unlink()
     assert command("train", "--out", "out", "--resume") == 0
+
+
+def test_a_run_that_another_process_is_at_work_on(text, capsys):
+    command(*train(text=text, steps=2))
+    Path("out/result.json").unlink()
+    capsys.readouterr()
+    with alone_in(Path("out")):
+        assert command("train", "--resume", "--out", "out") == 2
+    assert error_of(capsys) == "error: out: another process is at work there; wanted one at a time"
+    assert command("train", "--resume", "--out", "out") == 0
 
 
 def test_resuming_restores_a_missing_model(text):
