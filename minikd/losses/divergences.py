@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 
 from minikd.backend import Array, get_array_module, row_dot, row_sum
-from minikd.losses.careful import careful, careful_between
-from minikd.losses.pair import Pair, Plain, divergence, plain, single
+from minikd.losses.careful import careful_between
+from minikd.losses.pair import Pair, Plain, divergence, plain
 from minikd.losses.tokens import Pullback, counted_tokens, token_loss
 from minikd.softmax import log_softmax
 
 Divergence = Callable[..., tuple[Array, Pullback]]
-
-KL_PAIRINGS = (single, plain, careful)
 
 
 def forward_kl(
@@ -41,7 +39,7 @@ def forward_kl(
     def formula(pair: Pair) -> tuple[Array, Array]:
         return pair.forward, pair.gap
 
-    return divergence(formula, student_logits, teacher_logits, temperature, mask, reduction, pairings=KL_PAIRINGS)
+    return divergence(formula, student_logits, teacher_logits, temperature, mask, reduction)
 
 
 def reverse_kl(
@@ -61,7 +59,7 @@ def reverse_kl(
     def formula(pair: Pair) -> tuple[Array, Array]:
         return pair.reverse, pair.pull(pair.centred_ratio)
 
-    return divergence(formula, student_logits, teacher_logits, temperature, mask, reduction, pairings=KL_PAIRINGS)
+    return divergence(formula, student_logits, teacher_logits, temperature, mask, reduction)
 
 
 def symmetric_kl(
@@ -87,7 +85,7 @@ def symmetric_kl(
         value = weight * pair.forward + (1 - weight) * pair.reverse
         return value, weight * pair.gap + (1 - weight) * pair.pull(pair.centred_ratio)
 
-    return divergence(formula, student_logits, teacher_logits, **options, pairings=KL_PAIRINGS)
+    return divergence(formula, student_logits, teacher_logits, **options)
 
 
 def js(

@@ -151,7 +151,7 @@ def _over_blocks(
                 dweight[few] += dz[:, few].T @ x[rows]
 
         workers.map(project, vocabulary)
-        losses = workers.map(lose, list(blocks_of(dlogits, itemsize=head.itemsize)))
+        losses = workers.map(lose, list(blocks_of(dlogits, itemsize=8)))
         workers.map(pull_to_hidden, parts_of(len(dlogits), workers.count))
         workers.map(pull_to_weight, vocabulary)
         return sum(losses, zero)

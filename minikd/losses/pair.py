@@ -1,13 +1,12 @@
 """Teacher p and student q side by side: what every divergence between them is made of, to the last digits.
 
-`Plain` is the textbook's arithmetic. For float32 logits float64 has 29 bits to spare: enough, except for the rows where
-p and q are nearly the same (or nearly all on one entry) or where one alone is -inf. For the KLs even float32 is enough
-where p and q are well apart, at half the time. `Careful` (in `careful`) is right for every row, also for float64
-logits. All answer to the same names, so a divergence is written once.
+`Plain` is the textbook's arithmetic, in float64. For float32 logits its 29 spare bits are enough, except for the rows
+where p and q are nearly the same (or nearly all on one entry), where one alone is -inf, or where exp overflows.
+`Careful` (in `careful`) is right for every row, also for float64 logits. Both answer to the same names, so a divergence
+is written once.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,41 +14,24 @@ import numpy as np
 from minikd.backend import Array, get_array_module, on_host, row_dot, row_sum
 from minikd.losses.careful import Careful, careful
 from minikd.losses.tokens import Pullback, check_pair, counted_tokens, token_loss
-from minikd.softmax import check_temperature, inverse, shift_and_scale, working_dtype
+from minikd.softmax import check_temperature, inverse, working_dtype
 
 Formula = Callable[[Any], tuple[Array, Array]]
-"""A divergence between the p and q of a pair: values (n,), and T times its gradient at z, (n, V)."""
+"""A divergence between the p and q of a pair, in float64: values (n,), and T times its gradient at z, (n, V)."""
 Pairing = Callable[..., Any]
 """From logits z and u (n, V), labels (n,) where there are any, and T to the pair that a formula sees."""
 
 
 class Plain:
-    """p and q, and what divergences are made of, in the textbook's arithmetic.
+    """p and q, and what divergences are made of, in the textbook's float64."""
 
-    log_ratio: log q/p, to which `excess` (n,) was added in each row by rounding.
-    """
+    def __init__(self, p: Array, q: Array, log_ratio: Array):
+        self.p, self.q, self.log_ratio = p, q, log_ratio
 
-    def __init__(self, p: Array, q: Array, log_ratio: Array, excess: Array | float = 0.0):
-        self.p, self.q, self.log_ratio, self.excess = p, q, log_ratio, excess
-
-    @cached_property
+    @property
     def gap(self) -> Array:
         """q - p"""
         return self.q - self.p
-
-    @cached_property
-    def surplus(self) -> Array:
-        """What rounding added to sum(p log q/p) and to sum(q log q/p), to first order, where it moved a whole row.
-
-        A p, q too large by factors 1 + a, 1 + b, and the log q/p that belongs to them, change the first sum by b - a
-        and the second too; so do sum(q) and sum(p), which would else be equal.
-        """
-        return row_sum(self.gap) + self.excess
-
-    @property
-    def size(self) -> Array:
-        """|p|^2 + |q|^2 of each row."""
-        return row_dot(self.p, self.p) + row_dot(self.q, self.q)
 
     @property
     def sign(self) -> Array:
@@ -60,12 +42,12 @@ class Plain:
     @property
     def forward(self) -> Array:
         """KL(p || q) of each row."""
-        return self.surplus - row_dot(self.p, self.log_ratio)
+        return -row_dot(self.p, self.log_ratio)
 
     @property
     def reverse(self) -> Array:
         """KL(q || p) of each row."""
-        return row_dot(self.q, self.log_ratio) - self.surplus
+        return row_dot(self.q, self.log_ratio)
 
     @property
     def centred_ratio(self) -> Array:
@@ -128,23 +110,20 @@ class PlainMixture:
 Pair = Plain | Careful
 
 
-def plain(z: Array, u: Array, temperature: float, dtype: Any = np.float64) -> Plain:
+def plain(z: Array, u: Array, temperature: float) -> Plain:
     """The pair of logits z and u (n, V)."""
-    log_q, log_p = (shift_and_scale(x, x.max(axis=-1), temperature, out=np.empty(x.shape, dtype=dtype)) for x in (z, u))
-    q, p = np.exp(log_q), np.exp(log_p)
-    log_ratio = np.subtract(log_q, log_p, out=log_q)
+    log_p = np.multiply(u, 1 / temperature, dtype=np.float64)
+    log_ratio = np.multiply(z, 1 / temperature, dtype=np.float64)
+    q = np.exp(log_ratio)
+    log_ratio -= log_p
     if u.min() == -np.inf:
         log_ratio[(u == -np.inf) & (z == -np.inf)] = 0
-    inverse_p, inverse_q = 1 / row_sum(p), 1 / row_sum(q)
-    p *= inverse_p[:, None]
-    q *= inverse_q[:, None]
-    shift = np.log(np.divide(inverse_q, inverse_p, dtype=np.float64))
-    rounded = shift.astype(dtype)
-    log_ratio += rounded[:, None]
-    return Plain(p, q, log_ratio, rounded - shift)
-
-
-single = partial(plain, dtype=np.float32)
+    p = np.exp(log_p, out=log_p)
+    total_p, total_q = row_sum(p), row_sum(q)
+    p *= (1 / total_p)[:, None]
+    q *= (1 / total_q)[:, None]
+    log_ratio -= np.log(total_q / total_p)[:, None]
+    return Plain(p, q, log_ratio)
 
 
 def divergence(
@@ -157,49 +136,42 @@ def divergence(
     *,
     divisor: float = 1.0,
     labels: Array | None = None,
-    pairings: Sequence[Pairing] = (plain, careful),
+    pairings: tuple[Pairing, Pairing] = (plain, careful),
 ) -> tuple[Array, Pullback]:
     """The divergence that `formula` describes, over `divisor`, over tokens: value and pullback at the student's logits.
 
-    A row that the first, quickest of `pairings` may have wrong goes to the next; the last is right for every row.
+    What `formula` gives is of the size of p and q: their rounding, 1e-16, tells for which rows the first, plain way of
+    `pairings` is enough, and which need the second, careful one.
     """
+    in_short, with_care = pairings
     check_pair(student_logits, teacher_logits)
     check_temperature(temperature)
     dtype = working_dtype(student_logits)
-    # to look which rows need care would mean to wait for the GPU
-    quick = on_host(student_logits) and np.float64 not in (student_logits.dtype, teacher_logits.dtype)
-    ways = list(pairings if quick else pairings[-1:])
 
-    def evaluate(ways: list[Pairing], *rows: Array) -> tuple[Array, Array]:
-        pair = ways[0](*rows, temperature)
-        values, gradient = formula(pair)
-        doubtful = _doubtful(pair, values, gradient) if len(ways) > 1 else np.empty(0)
-        if doubtful.size:
-            values[doubtful], gradient[doubtful] = evaluate(ways[1:], *(x[doubtful] for x in rows))
-        if doubtful.size > len(values) // 2:
-            del ways[0]  # it would be of no more use for the next rows
-        return values, gradient
-
-    def rows(*arrays: Array) -> tuple[Array, Array, Array]:
+    def rows(z: Array, u: Array, *labels: Array) -> tuple[Array, Array, Array]:
         with np.errstate(all="ignore"):  # an infinity that is right comes by way of inf - inf and 0 * inf
-            values, gradient = evaluate(ways, *arrays)
+            # to look which rows need care would mean to wait for the GPU
+            if on_host(z) and np.float64 not in (z.dtype, u.dtype):
+                values, gradient = formula(in_short(z, u, *labels, temperature))
+                doubtful = _doubtful(values, gradient)
+                if doubtful.size:
+                    some = (x[doubtful] for x in (z, u, *labels))
+                    values[doubtful], gradient[doubtful] = formula(with_care(*some, temperature))
+            else:
+                values, gradient = formula(with_care(z, u, *labels, temperature))
             if divisor != 1:
                 values, gradient = values / divisor, gradient / divisor
-            scale = get_array_module(values).full(len(values), inverse(temperature, dtype), dtype=dtype)
+            scale = get_array_module(z).full(len(z), inverse(temperature, dtype), dtype=dtype)
             return values.astype(dtype, copy=False), gradient.astype(dtype, copy=False), scale
 
     counted = counted_tokens(student_logits.shape, labels, mask)
     arrays = (student_logits, teacher_logits) if labels is None else (student_logits, teacher_logits, labels)
-    return token_loss(rows, arrays, counted, reduction, itemsize=4 if ways[0] is single else 8)
+    return token_loss(rows, arrays, counted, reduction, itemsize=8)
 
 
-def _doubtful(pair: Any, values: Array, gradient: Array) -> Array:
-    """The rows for which the arithmetic of `pair` may be off by 2e-6, what is accepted of float32.
-
-    Rounding is about 1e-16 times p, q and their logarithms in float64, 1e-7 times in float32, where not much may cancel
-    then. What is kept of float32 was off by at most 1e-6 in the generated cases of docs/accuracy.md.
-    """
-    least, cancelled, size = (1e-7, 1e-13, 1.0) if gradient.dtype == np.float64 else (0.05, 0.15**2, pair.size)
-    steep = row_dot(gradient, gradient) > cancelled * size * (1 + values * values)
-    good = (values > least) & (values < np.inf) & steep
+def _doubtful(values: Array, gradient: Array) -> Array:
+    """The rows for which the textbook's arithmetic may be off by a millionth, what is accepted of float32."""
+    # rounding is about 1e-16 times the logarithms
+    steep = row_dot(gradient, gradient) > 1e-13 * (1 + values * values)
+    good = (values > 1e-7) & (values < np.inf) & steep
     return np.flatnonzero(~good)
