@@ -460,7 +460,7 @@ def test_ctrl_c_while_the_text_is_prepared(text, capsys, monkeypatch):
 
 # Kill: the real command, in a process of its own
 
-LONG = {"steps": 200, "log_every": 1, "save_every": 5, "eval_every": 100}
+LONG = {"steps": 400, "log_every": 1, "save_every": 5, "eval_every": 100}
 
 
 def kill_when(condition, *argv):
@@ -550,7 +550,7 @@ def test_killed_before_it_began(text):
 
 @pytest.mark.slow
 def test_ctrl_c_of_the_real_command(text):
-    process = start(*train(text=text, **LONG), stderr=subprocess.PIPE, text=True)
+    process = start(*train(text=text, **LONG | {"steps": 100_000}), stderr=subprocess.PIPE, text=True)
     while not has_come_to(5)():
         assert process.poll() is None
         time.sleep(0.001)

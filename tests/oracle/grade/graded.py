@@ -5,11 +5,10 @@ import sys
 from pathlib import Path
 
 from minikd.oracle.grade.grader import Exercise, Report, grade
-from minikd.oracle.grade.sandbox import Limits, Source
+from minikd.oracle.grade.sandbox import Source
 
 ROOT = Path(__file__).parents[3]
 HERE = Path(__file__).parent
-HURRIED = Limits(seconds=3.0, import_seconds=3.0)
 
 
 def protections() -> list[str]:

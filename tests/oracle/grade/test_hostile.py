@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.oracle.grade.graded import HERE, HURRIED, LINEAR, PROTECTIONS, ROOT, graded
+from minikd.oracle.grade.sandbox import Limits
+from tests.oracle.grade.graded import HERE, LINEAR, PROTECTIONS, ROOT, graded
 
 REASONS = {
     "patches_minikd": "No module named 'minikd",
@@ -48,6 +49,7 @@ NEEDS = {
     "no other files": ("reads_vectors", "writes_elsewhere"),
     "no other processes": ("forks", "starts_programs", "kills_its_parent", "opens_the_network"),
 }
+NO_ANSWER = ("loops", "sleeps_on_import", "prints_without_end")
 ON_IMPORT = ("exits_on_import", "sleeps_on_import", "patches_the_harness")
 
 
@@ -65,7 +67,8 @@ def test_a_hostile_file_fails_and_hides_nothing(name, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("MINIKD_SECRET", "seldom seen")
     text = (HERE / "hostile" / f"{name}.py").read_text(encoding="utf-8").replace("@ROOT@", str(ROOT)) + LINEAR
-    report = graded(text, "softmax", "linear", limits=HURRIED)
+    limits = Limits(seconds=3.0, import_seconds=3.0) if name in NO_ANSWER else Limits()
+    report = graded(text, "softmax", "linear", limits=limits)
     softmax, linear = report.exercises
     assert not softmax.passed and not report.passed
     assert REASONS[name] in softmax.diagnosis

@@ -10,7 +10,7 @@ from minikd.oracle.grade.hints import HINTS
 from minikd.oracle.grade.report import as_gradescope, as_json, show
 from minikd.oracle.grade.trials import COLUMNS
 from minikd.oracle.subjects import SUBJECTS
-from tests.oracle.grade.graded import HURRIED, LINEAR, graded
+from tests.oracle.grade.graded import LINEAR, graded
 
 TEXT = (
     LINEAR
@@ -35,7 +35,7 @@ def embedding(ids, table):
 
 @pytest.fixture(scope="module")
 def report():
-    return graded(TEXT, limits=HURRIED)
+    return graded(TEXT)
 
 
 def shown(report, monkeypatch, *, terminal=False, encoding="utf-8", no_color=False, **options):

@@ -13,7 +13,7 @@ from minikd.oracle.grade.process import Gone
 from minikd.oracle.grade.sandbox import BadFile, Limits, Sandbox, Source, bubblewrap_command, clean
 from tests.oracle.grade.graded import PROTECTIONS
 
-LIMITS = Limits(seconds=5.0)
+LIMITS = Limits()
 REQUEST = {
     "id": 7,
     "function": "softmax",

@@ -2,9 +2,12 @@
 
 import os
 
+HERE = os.getcwd()
+
 
 def softmax(logits, temperature=1.0):
-    for _ in range(1100):
-        os.mkdir("d")
-        os.chdir("d")
+    if os.getcwd() == HERE:
+        for _ in range(1100):
+            os.mkdir("d")
+            os.chdir("d")
     raise ValueError("deep enough")
