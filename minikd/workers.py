@@ -30,13 +30,14 @@ def parts_of(n: int, count: int) -> list[slice]:
 class Workers:
     """`count` threads, each with a BLAS of one thread: NumPy's elementwise passes then run in parallel too.
 
-    One worker computes in the calling thread. To be used as a context manager.
+    One worker computes in the calling thread. To be used as a context manager; RuntimeError outside of it.
     """
 
     def __init__(self, count: int):
         if count < 1:
             raise ValueError(f"threads is {count}; wanted at least 1")
         self.count = count
+        self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> "Workers":
         _keep_freed_memory()
@@ -46,14 +47,19 @@ class Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
-        if self.count > 1:
+        if self._pool is not None:
             self._pool.shutdown()
+            self._pool = None
         self._limits.restore_original_limits()
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """function(item) of every item, in order."""
         if self.count == 1:
             return [function(item) for item in items]
+        if self._pool is None:
+            raise RuntimeError(
+                f"{self.count} workers are not at work; wanted: with Workers({self.count}) as workers: ..."
+            )
         return list(self._pool.map(function, items))
 
 
