@@ -5,13 +5,14 @@ import itertools
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.cases import HEAD_TASKS, HEADS, SIZES, TASKS, Case
+from benchmarks.cases import HEAD_LOSSES, HEAD_TASKS, HEADS, SIZES, TASKS, Case
 from benchmarks.harness import measure
 from minikd.atomic import write_json
 from minikd.errors import UserError
@@ -20,8 +21,8 @@ MIB = 1024 * 1024
 BUSY = 0.1  # cores; more work beside the workers than this distorts a ratio
 PASSED_ON = ("OMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "LD_PRELOAD")  # what may change a worker's speed
 HEADER = (
-    f"{'':<18}{'tokens/s':^21}  {'time of minikd / time of PyTorch':^34}  {'peak MiB':^18}\n"
-    f"{'size':<8}{'task':<10}{'PyTorch':>10}{'minikd':>11}  "
+    f"{'':<32}{'tokens/s':^21}  {'time of minikd / time of PyTorch':^34}  {'peak MiB':^18}\n"
+    f"{'size':<8}{'task':<24}{'PyTorch':>10}{'minikd':>11}  "
     f"{'median':>6}{'min':>7}{'max':>7}{'best':>7}{'goal':>7}  {'PyTorch':>9}{'minikd':>9}"
 )
 
@@ -41,6 +42,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         choices=[*TASKS, *HEAD_TASKS],
         default=[*TASKS, *HEAD_TASKS],
         help="what to measure: of a model, or (whole, blocks) of an output projection with its loss",
+    )
+    parser.add_argument(
+        "--loss", nargs="+", choices=HEAD_LOSSES, default=["forward_kl"], help="what an output projection is for"
     )
     parser.add_argument("--rounds", type=positive, default=9, help="turns of each side")
     parser.add_argument("--seconds", type=float, default=1.0, help="about how long a turn of the slower side lasts")
@@ -66,6 +70,16 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    """What was asked for: models have their tasks, output projections have theirs, each with every loss."""
+    for size, task in itertools.product(options.size, options.task):
+        if size in SIZES and task in TASKS:
+            yield Case(size, task, options.device, options.threads)
+        if size in HEADS and task in HEAD_TASKS:
+            for loss in options.loss:
+                yield Case(size, task, options.device, options.threads, loss)
+
+
 def table_row(result: dict[str, Any]) -> str:
     """One line of the table, under `HEADER`."""
     ratio = result["ratio"]
@@ -73,7 +87,7 @@ def table_row(result: dict[str, Any]) -> str:
     mib = {side: (m["device_peak_bytes"] or m["peak_bytes"]) / MIB for side, m in result["memory"].items()}
     goal = f"{result['goal']:.2f}" if result["goal"] else ""
     return (
-        f"{result['size']:<8}{result['task']:<10}{rate['torch']:>10,.0f}{rate['minikd']:>11,.0f}  "
+        f"{result['size']:<8}{result['task']:<24}{rate['torch']:>10,.0f}{rate['minikd']:>11,.0f}  "
         f"{ratio['median']:>6.2f}{ratio['min']:>7.2f}{ratio['max']:>7.2f}{ratio['best']:>7.2f}{goal:>7}  "
         f"{mib['torch']:>9,.0f}{mib['minikd']:>9,.0f}"
     )
@@ -104,16 +118,14 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments)
     report: dict[str, Any] = {"machine": machine(), "rounds": options.rounds, "threads": options.threads, "cases": []}
     print(HEADER, flush=True)
-    for size, task in itertools.product(options.size, options.task):
-        if (size in HEADS) != (task in HEAD_TASKS):
-            continue
+    for case in cases(options):
         result = measure(
-            Case(size, task, options.device, options.threads),
+            case,
             rounds=options.rounds,
             turn_seconds=options.seconds,
-            progress=partial(show_progress, f"{size} {task}"),
+            progress=partial(show_progress, f"{case.size_name} {case.name}"),
         )
-        show_progress(" " * 18, "")
+        show_progress(" " * 30, "")
         print(table_row(result), flush=True)
         elsewhere = [cores for cores in result["cores_busy_elsewhere"] if cores is not None]
         if elsewhere and median(elsewhere) > BUSY:

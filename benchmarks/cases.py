@@ -8,7 +8,9 @@ from minikd.models.config import GPT2Config
 
 TASKS = ("train", "soft", "codistill", "generate")
 HEAD_TASKS = ("whole", "blocks")
-"""The output projection and forward KL with its gradients: against PyTorch on all logits at once, or in blocks."""
+"""The output projection and a loss with its gradients: against PyTorch on all logits at once, or in blocks."""
+HEAD_LOSSES = ("forward_kl", "reverse_kl", "js", "skew_forward_kl", "skew_reverse_kl", "cross_entropy", "mix")
+"""What they take of the logits: a divergence at T = 1, hard labels, or Hinton's mix of both."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,13 @@ class Case:
     task: str
     device: str
     threads: int
+    loss: str = HEAD_LOSSES[0]
+    """of a head's tasks; the others have their own"""
+
+    @property
+    def name(self) -> str:
+        """The task, and its loss where that is a choice."""
+        return f"{self.task} {self.loss}" if self.task in HEAD_TASKS else self.task
 
     @property
     def size(self) -> Size:
@@ -98,7 +107,7 @@ TEMPERATURE = 2.0
 
 LOGIT_SPREAD = 3.0  # standard deviation of the logits of a fixed teacher
 
-HIDDEN_SEED = 13
+HIDDEN_SEED, LABEL_SEED = 13, 14
 PROMPT_LENGTH = 16
 STREAM_LENGTH = 100_000
 STREAM_SEED, BATCH_SEED, PROMPT_SEED = 10, 11, 12
@@ -148,6 +157,11 @@ def head_arrays(head: Head) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
         arrays.append(rng.standard_normal((head.tokens, width), dtype=np.float32))
         arrays.append(rng.standard_normal((head.vocab_size, width), dtype=np.float32) * np.float32(width**-0.5))
     return arrays[0], arrays[1], arrays[2], arrays[3]
+
+
+def head_labels(head: Head) -> np.ndarray:
+    """A class for each token, any of them as likely."""
+    return np.random.default_rng(LABEL_SEED).integers(head.vocab_size, size=head.tokens)
 
 
 def prompt(case: Case) -> np.ndarray:

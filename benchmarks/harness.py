@@ -25,8 +25,8 @@ class Worker:
     """A process that runs one side of a case."""
 
     def __init__(self, side: str, case: Case):
-        self.name = f"{side} ({case.size_name} {case.task})"
-        arguments = [side, case.size_name, case.task, case.device, str(case.threads)]
+        self.name = f"{side} ({case.size_name} {case.name})"
+        arguments = [side, case.size_name, case.task, case.device, str(case.threads), case.loss]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", *arguments],
             stdin=subprocess.PIPE,
@@ -103,7 +103,7 @@ def measure(case: Case, *, rounds: int, turn_seconds: float, progress: Callable[
     seconds = [each.seconds for each in played]
     return {
         "size": case.size_name,
-        "task": case.task,
+        "task": case.name,
         "device": case.device,
         "threads": case.threads,
         "steps_per_round": n_steps,

@@ -20,6 +20,7 @@ from benchmarks.cases import (
     Case,
     batch_rows,
     head_arrays,
+    head_labels,
     initial_weights,
     prompt,
     teacher_weights,
@@ -30,7 +31,7 @@ from minikd.backend import Array, select_device
 from minikd.distill.codistill import codistill
 from minikd.distill.scratch import scratch
 from minikd.distill.soft import soft
-from minikd.losses import linear_distillation_loss
+from minikd.losses import DIVERGENCES, linear_cross_entropy, linear_distillation_loss
 from minikd.models import GPT2, GPT2Config, Parameters
 from minikd.models.generate import Sampling, generate
 from minikd.text import Batch
@@ -89,15 +90,21 @@ def training(case: Case, xp: Any) -> Callable[[], list[Array]]:
 
 
 def head(case: Case, xp: Any) -> Callable[[], list[Array]]:
-    """Forward KL between the projections of given hidden states, and its gradients."""
+    """A loss of the projections of given hidden states, and its gradients."""
     x, weight, teacher_x, teacher_weight = (xp.asarray(array) for array in head_arrays(case.head))
-    labels = xp.zeros(len(x), dtype=np.int64)
+    labels = xp.asarray(head_labels(case.head))
     workers = Workers(case.threads if xp is np else 1).__enter__()  # until the process ends
+    options: dict[str, Any] = {"alpha": ALPHA, "temperature": TEMPERATURE}
+    if case.loss != "mix":
+        options = {"alpha": 1.0, "temperature": 1.0, "divergence": DIVERGENCES.get(case.loss)}
 
     def step() -> list[Array]:
-        loss, vjp = linear_distillation_loss(
-            x, weight, teacher_x, teacher_weight, labels, alpha=1.0, temperature=1.0, workers=workers
-        )
+        if case.loss == "cross_entropy":
+            loss, vjp = linear_cross_entropy(x, weight, labels, workers=workers)
+        else:
+            loss, vjp = linear_distillation_loss(
+                x, weight, teacher_x, teacher_weight, labels, **options, workers=workers
+            )
         vjp()
         return [loss]
 

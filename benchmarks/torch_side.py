@@ -24,11 +24,13 @@ from benchmarks.cases import (
     Case,
     batch_rows,
     head_arrays,
+    head_labels,
     initial_weights,
     prompt,
     teacher_weights,
     token_stream,
 )
+from benchmarks.rivals import ON_LOG_PROBABILITIES
 from benchmarks.side import Side, wall_clock
 from benchmarks.torch_gpt2 import TorchGPT2
 from minikd.models.config import GPT2Config
@@ -147,11 +149,31 @@ def generate(case: Case, device: torch.device) -> Callable[[], Tensor]:
     return lambda: model.generate(prompts, case.new_tokens)[0, PROMPT_LENGTH:]
 
 
+def head_loss(name: str) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """The sum over tokens of a loss on the logits x w^T and teacher_x teacher_w^T, given these and labels."""
+    if name == "cross_entropy":
+        return lambda x, w, teacher_x, teacher_w, labels: F.cross_entropy(x @ w.T, labels, reduction="sum")
+
+    def mix(x: Tensor, w: Tensor, teacher_x: Tensor, teacher_w: Tensor, labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            teacher = teacher_x @ teacher_w.T
+        return len(x) * distillation_loss((x @ w.T)[None], teacher[None], labels[None])
+
+    def divergence(x: Tensor, w: Tensor, teacher_x: Tensor, teacher_w: Tensor, labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            teacher = F.log_softmax(teacher_x @ teacher_w.T, dim=-1)
+        return ON_LOG_PROBABILITIES[name](teacher, F.log_softmax(x @ w.T, dim=-1))
+
+    return mix if name == "mix" else divergence
+
+
 def head(case: Case, device: torch.device) -> Callable[[], list[Tensor]]:
-    """Forward KL between the projections of given hidden states, and its gradients for the student's two tensors."""
+    """A loss of the projections of given hidden states, and its gradients for the student's two tensors."""
     x, w, teacher_x, teacher_w = (torch.from_numpy(array).to(device) for array in head_arrays(case.head))
+    labels = torch.from_numpy(head_labels(case.head)).to(device)
     x.requires_grad_()
     w.requires_grad_()
+    loss_of = head_loss(case.loss)
     block = len(x) if case.task == "whole" else HEAD_BLOCK
 
     def step() -> list[Tensor]:
@@ -159,10 +181,7 @@ def head(case: Case, device: torch.device) -> Callable[[], list[Tensor]]:
         total = torch.zeros((), device=device)
         for start in range(0, len(x), block):
             rows = slice(start, start + block)
-            with torch.no_grad():
-                teacher = F.log_softmax(teacher_x[rows] @ teacher_w.T, dim=-1)
-            student = F.log_softmax(x[rows] @ w.T, dim=-1)
-            loss = F.kl_div(student, teacher, reduction="sum", log_target=True) / len(x)
+            loss = loss_of(x[rows], w, teacher_x[rows], teacher_w, labels[rows]) / len(x)
             loss.backward()
             total += loss.detach()
         return [total]

@@ -59,9 +59,9 @@ def main() -> None:
     def answer(message: dict[str, Any]) -> None:
         channel.write(json.dumps(message) + "\n")
 
-    name, size, task, device, threads = sys.argv[1:]
+    name, size, task, device, threads, loss = sys.argv[1:]
     try:
-        side = build(name, Case(size, task, device, int(threads)))
+        side = build(name, Case(size, task, device, int(threads), loss))
     except (ImportError, RuntimeError, ValueError) as error:
         answer({"error": str(error)})
         return

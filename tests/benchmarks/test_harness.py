@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cases import TASKS, Case
+from benchmarks.cases import HEAD_LOSSES, HEAD_TASKS, HEADS, TASKS, Case, Head
 from benchmarks.harness import SIDES, largest_difference, measure, ratios
 from minikd.errors import UserError
 
@@ -35,6 +35,21 @@ def test_both_sides_compute_the_same(task):
     for side in SIDES:
         assert len(result["seconds_per_step"][side]) == 3
         assert result["memory"][side]["peak_bytes"] > 1e7
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("task", HEAD_TASKS)
+@pytest.mark.parametrize("loss", HEAD_LOSSES)
+def test_both_sides_of_a_head_compute_the_same(loss, task, monkeypatch):
+    pytest.importorskip("torch")
+    from benchmarks.minikd_side import build_minikd
+    from benchmarks.torch_side import build_torch
+
+    monkeypatch.setitem(HEADS, "1k", Head(1000, tokens=300, student_width=16, teacher_width=32))
+    case = Case("1k", task, "cpu", threads=1, loss=loss)
+    results = [[side.numbers(side.step())] for side in (build_torch(case), build_minikd(case))]
+    assert results[0][0][0] > 0.1
+    assert largest_difference(*results) < 1e-5
 
 
 @pytest.mark.torch
