@@ -1,7 +1,7 @@
 """How accurate the losses are, and other libraries' beside them: `python -m benchmarks.accuracy`, JSON.
 
-The truth comes from mpmath, in 450 digits where values are small. Takes an hour; `docs.accuracy` makes a page of
-what it writes.
+The truth comes from mpmath, in 450 digits where values are small. Takes about forty minutes; `docs.accuracy` makes a
+page of what it writes.
 """
 
 import argparse

@@ -27,9 +27,9 @@ same weights and the same batches, in float32. [What is measured, and why](index
   size.
 
 Sizes: tiny is 2 layers of 64 channels, vocabulary 512, 8 sequences of 64 tokens; lesson 4 of 128, 2,048, 16 of 128;
-small 6 of 384, 8,192, 8 of 256. 32k and 128k are vocabularies of 32,768 and 128,256: the output projection with forward
-KL and all gradients, 2,048 tokens, a student of 256 channels and a teacher of 512, against PyTorch with all logits at
-once (whole) and in blocks of 256 tokens (blocks).
+small 6 of 384, 8,192, 8 of 256. 32k and 128k are vocabularies of 32,768 and 128,256: the output projection with a loss
+and all gradients, 2,048 tokens, a student of 256 channels and a teacher of 512, against PyTorch with all logits at once
+(whole) and in blocks of 256 tokens (blocks). The loss is a divergence at T = 1, hard labels, or Hinton's mix of both.
 """
 
 SECTION = """

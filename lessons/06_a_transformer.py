@@ -30,8 +30,9 @@ rng = np.random.default_rng(6)
 #
 # **How do the parts become a language model?** Each token becomes a vector $x$ of $C$ numbers: its row of a table, plus
 # a row for its position. From there on nothing ever replaces $x$; blocks only *add* to it, which is why $x$ is called
-# the residual stream (He et al. 2016). Attention adds what other tokens have to say, the feed-forward half (two linear
-# maps with a GELU between) what follows from it. Each reads the stream through a layer norm of its own ("pre-norm"):
+# the residual stream (the connection: He et al. 2016; the name: Elhage et al. 2021). Attention adds what other tokens
+# have to say, the feed-forward half (two linear maps with a GELU between) what follows from it. Each reads the stream
+# through a layer norm of its own ("pre-norm"):
 #
 # $$x_0 = \text{token} + \text{position} \qquad x \leftarrow x + \text{attention}(\text{norm}(x)) \qquad
 # x \leftarrow x + \text{mlp}(\text{norm}(x)) \qquad z = \text{norm}(x) \, E^\top$$

@@ -175,12 +175,13 @@ check("TV <= sqrt(2) H", variation <= np.sqrt(pairs["alpha divergence"] / 2))
 # %% [markdown]
 # ## At the ends
 #
-# The generalised JSD is said to lead from forward KL to reverse KL as $\beta$ goes from 0 to 1 (GKD, Agarwal et al.
-# 2024). **Does it?** At small $\beta$ the mixture $m$ is almost $q$, so $\mathrm{KL}(q \,\|\, m)$ vanishes with
-# $\beta^2$, and $\beta \, \mathrm{KL}(p \,\|\, m) \approx \beta \, \mathrm{KL}(p \,\|\, q)$: forward KL it is, but
-# *times* $\beta$. At the other end it is $(1 - \beta) \, \mathrm{KL}(q \,\|\, p)$. The value collapses to 0 at both
-# ends, and the gradient with it; libraries that put in the KLs at $\beta = 0$ and $1$ by hand have a jump there.
-# minikd's `scaled=True` divides by $\beta (1 - \beta)$: then the road does lead from the one to the other.
+# The generalised JSD is often said to lead from forward KL to reverse KL as $\beta$ goes from 0 to 1. **Does it?** At
+# small $\beta$ the mixture $m$ is almost $q$, so $\mathrm{KL}(q \,\|\, m)$ vanishes with $\beta^2$, and
+# $\beta \, \mathrm{KL}(p \,\|\, m) \approx \beta \, \mathrm{KL}(p \,\|\, q)$: forward KL it is, but *times* $\beta$. At
+# the other end it is $(1 - \beta) \, \mathrm{KL}(q \,\|\, p)$. The value collapses to 0 at both ends, and the gradient
+# with it; libraries that put in the KLs at $\beta = 0$ and $1$ by hand have a jump there. minikd's `scaled=True`
+# divides by $\beta (1 - \beta)$: then the road does lead from the one to the other (for $\beta \to 0$, Agarwal et al.
+# 2024, GKD, section 2, say so of the JSD over $\beta$).
 
 # %%
 ends = {0: forward_kl(z, u), 1: reverse_kl(z, u)}

@@ -3,8 +3,9 @@
 #
 # So far the teacher was finished before the student began. *Co-distillation* does without: two untrained models start
 # together, read the same batches, and the student learns from labels that its teacher is only just learning to give
-# (Anil et al. 2018; both ways round, as *deep mutual learning*, Zhang et al. 2018). There is no teacher to train
-# first and nothing to store. There is also, at the beginning, nobody who knows anything.
+# (after the *codistillation* of Anil et al. 2018 and the *deep mutual learning* of Zhang et al. 2018, where every model
+# teaches the others; here, at first, only one does). There is no teacher to train first and nothing to store. There is
+# also, at the beginning, nobody who knows anything.
 #
 # This lesson takes the word "lockstep" at its letter and checks it, measures what it costs to follow a teacher that
 # knows nothing yet, and compares the ways of trusting it later.

@@ -48,7 +48,10 @@ class Moments:
 
 @dataclass(frozen=True)
 class AdamW:
-    """Adam with decoupled weight decay on the matrices. Loshchilov & Hutter 2019, algorithm 2."""
+    """Adam with decoupled weight decay on the matrices.
+
+    Loshchilov & Hutter 2019, algorithm 2, but the decay is times the whole learning rate, as in PyTorch.
+    """
 
     beta1: float = 0.9
     beta2: float = 0.99

@@ -28,7 +28,7 @@ def decoupled_kd(
     Logits (..., V), labels (...) integers, -100 where a token does not count -> loss in nats; vjp(w) -> dstudent. With
     beta = 1 - p_label it would be `forward_kl`. 0 for the second part where one side has no mass beside the label.
     Masks, reductions and errors as in `forward_kl` and `cross_entropy`; ValueError also: alpha or beta below 0, or both
-    0. Without the T^2 of Zhao et al. 2022, eq. 7.
+    0. Zhao et al. 2022 (DKD), eq. 7, without the T^2 of their code.
     """
     check_parameter("alpha", alpha, "[0, inf)")
     check_parameter("beta", beta, "[0, inf)")

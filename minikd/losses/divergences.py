@@ -98,7 +98,7 @@ def js(
 ) -> tuple[Array, Pullback]:
     """KL(p || m) / 2 + KL(q || m) / 2 with m = (p + q) / 2: `generalized_jsd` at beta = 1/2.
 
-    At most log 2. Lin 1991, eq. 4.1.
+    At most log 2. Lin 1991, section 4.
     """
     return generalized_jsd(student_logits, teacher_logits, temperature=temperature, mask=mask, reduction=reduction)
 
@@ -117,7 +117,7 @@ def generalized_jsd(
 
     0 < beta < 1; it goes to 0 at both ends. `scaled` divides by beta (1 - beta): then it goes to KL(p || q) as beta
     goes to 0 and to KL(q || p) as beta goes to 1, and both ends are allowed.
-    Lin 1991, eq. 4.1; Agarwal et al. 2024 (GKD), section 2.
+    Lin 1991, section 4; Agarwal et al. 2024 (GKD), section 2.
     """
     check_parameter("beta", beta, "[0, 1]" if scaled else "(0, 1)")
     options: dict[str, Any] = {"temperature": temperature, "mask": mask, "reduction": reduction}
@@ -143,7 +143,7 @@ def skew_forward_kl(
 ) -> tuple[Array, Pullback]:
     """KL(p || m) with m = alpha p + (1 - alpha) q, 0 <= alpha < 1.  dD/dq = -(1 - alpha) p/m.
 
-    At most log 1/alpha; `forward_kl` at alpha = 0. Lee 1999; Ko et al. 2024 (DistiLLM), section 3.1.
+    At most log 1/alpha; `forward_kl` at alpha = 0. Ko et al. 2024 (DistiLLM); Lee 1999, whose alpha is 1 - this.
     """
     check_parameter("alpha", alpha, "[0, 1)")
     options: dict[str, Any] = {"temperature": temperature, "mask": mask, "reduction": reduction}
@@ -168,7 +168,7 @@ def skew_reverse_kl(
 ) -> tuple[Array, Pullback]:
     """KL(q || m) with m = (1 - alpha) p + alpha q, 0 <= alpha < 1.  dD/dq = log q/m - alpha q/m, but for a constant.
 
-    At most log 1/alpha; `reverse_kl` at alpha = 0. Ko et al. 2024 (DistiLLM), section 3.1.
+    At most log 1/alpha; `reverse_kl` at alpha = 0. Ko et al. 2024 (DistiLLM).
     """
     check_parameter("alpha", alpha, "[0, 1)")
     options: dict[str, Any] = {"temperature": temperature, "mask": mask, "reduction": reduction}
@@ -192,7 +192,7 @@ def total_variation(
 ) -> tuple[Array, Pullback]:
     """sum |p - q| / 2, at most 1.  dD/dq = sign(q - p) / 2, where p and q meet 0.
 
-    Wen, Li, Du & Mou 2023, section 3.
+    Wen, Li, Du & Mou 2023 (f-distill).
     """
 
     def formula(pair: Pair) -> tuple[Array, Array]:
@@ -213,7 +213,7 @@ def alpha_divergence(
     """(1 - sum w) / (alpha (1 - alpha)), w = p^alpha q^(1 - alpha), 0 <= alpha <= 1.  T dD/dz = (q sum w - w) / alpha.
 
     Its limits are KL(p || q) at alpha = 1 and KL(q || p) at alpha = 0; at 1/2 it is 4 times the squared Hellinger
-    distance. Amari 1985; Cichocki & Amari 2010, section 2.
+    distance. Cichocki & Amari 2010; Amari 1985, with a parameter from -1 to 1.
     """
     check_parameter("alpha", alpha, "[0, 1]")
     options: dict[str, Any] = {"temperature": temperature, "mask": mask, "reduction": reduction}
@@ -239,7 +239,7 @@ def taid(
     """KL(r || q) with r = softmax of (1 - t) z + t u, a constant, 0 <= t <= 1.  T dD/dz = q - r.
 
     `forward_kl` at t = 1, and 0 at t = 0. Below 1, an entry that is -inf on either side has no share in r; where they
-    have none in common, r is the teacher. Shing et al. 2025 (TAID), section 3.
+    have none in common, r is the teacher. Shing et al. 2025 (TAID).
     """
     check_parameter("t", t, "[0, 1]")
     options: dict[str, Any] = {"temperature": temperature, "mask": mask, "reduction": reduction}

@@ -57,8 +57,9 @@ def attention_transfer(
 
     student (..., T, C), teacher (..., T, D), mask (..., T) -> loss; vjp(w) -> dstudent. There is one loss for each
     sequence, and the mean is over the sequences with a token that counts; only such tokens have a place in Q. Adapted
-    from Zagoruyko & Komodakis 2017, eq. 2 with F_sum^2: the positions are tokens instead of pixels, and the distance is
-    squared, as half of it is then 1 - cos(Q_S, Q_T) (`cosine_hidden`, also for zeros), smooth where the maps are equal.
+    from Zagoruyko & Komodakis 2017, activations with F_sum^2: the positions are tokens instead of pixels, and the
+    distance is squared, as half of it is then 1 - cos(Q_S, Q_T) (`cosine_hidden`, also for zeros), smooth where the
+    maps are equal.
     """
     _check_sequences(student, teacher)
     xp, dtype = get_array_module(student), working_dtype(student)

@@ -19,7 +19,7 @@ def mse_logits(
     """sum((z - u)^2) / V.  dD/dz = 2 (z - u) / V.
 
     An entry that is -inf on both sides is 0 in the sum; on one side, value and gradient are infinite.
-    Ba & Caruana 2014; Kim et al. 2021.
+    Ba & Caruana 2014 and Kim et al. 2021, who do not divide by V (the former take half).
     """
     return _on_logits(_mse_rows, student_logits, teacher_logits, mask, reduction)
 

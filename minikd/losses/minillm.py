@@ -40,7 +40,8 @@ def minillm_loss(
     R_{t+1}, T - t - 1, is one less, and 0 for the last but one token).
     The value is that of this surrogate and no distance: it can be negative. The paper's language-modelling loss is a
     `cross_entropy` on other text, to be added. ValueError: alpha not in [0, 1), a token that the student or the teacher
-    cannot say, and as in `reverse_kl` and `cross_entropy`. Gu, Dong, Wei & Huang 2024, eq. 2 to 7.
+    cannot say, and as in `reverse_kl` and `cross_entropy`. Gu, Dong, Wei & Huang 2024, section 2.2, where w_t is at
+    first a product over the text, and then approximated by the ratio of one step.
     """
     check_reduction(reduction)
     check_pair(student_logits, teacher_logits)

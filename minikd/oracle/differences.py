@@ -113,7 +113,7 @@ class Probe:
     def measured_noise(self, leaf: Leaf, rng: np.random.Generator) -> float:
         """`noise` as f shows it: what a polynomial of degree 4 does not explain of F over a very short way.
 
-        From fifth differences, which amplify the variance of independent errors 252 times. More & Wild 2011, section 3.
+        From fifth differences, which amplify the variance of independent errors 252 times. Moré & Wild 2011, section 3.
         """
         found = []
         for _ in range(2):

@@ -64,7 +64,7 @@ class Tokenizer:
     def train(cls, text: Iterable[str], vocab_size: int) -> "Tokenizer":
         """A byte-level BPE with GPT-2's pre-tokenizer, learned from pieces of text; END_OF_TEXT is id 0.
 
-        Merges are learned from pairs that occur at least twice (Sennrich, Haddow & Birch 2016; Radford et al. 2019).
+        Sennrich, Haddow & Birch 2016; Radford et al. 2019, section 2.2. Pairs that occur once are not merged.
         Raises UserError when `vocab_size` is below SMALLEST_VOCABULARY or larger than the text supports.
         """
         if vocab_size < SMALLEST_VOCABULARY:

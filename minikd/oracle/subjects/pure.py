@@ -151,7 +151,8 @@ def adamw_step(
     """One step of Adam with decoupled weight decay, which acts on matrices only.
 
     parameter, gradient, first and second moment, all of one shape; `updates` steps were made before this one ->
-    parameter, first and second moment after it. Loshchilov & Hutter 2019, algorithm 2.
+    parameter, first and second moment after it. Loshchilov & Hutter 2019, algorithm 2, but the decay is times the whole
+    learning rate, as in PyTorch.
     """
     params = Parameters({"parameter": parameter.shape}, parameter.reshape(-1).copy())
     moments = optim.Moments(first.reshape(-1).copy(), second.reshape(-1).copy(), updates)
@@ -213,7 +214,7 @@ def codistill_step(
     Both look at the batch before either one moves; both then take a step of gradient descent. The teacher minimises
     `cross_entropy` (with `mutual`, `distillation_loss` with the student as its teacher), the student
     `distillation_loss`. Arguments as in `distill_step` -> the student's weight, the teacher's, the student's loss, the
-    teacher's. Anil et al. 2018; mutual: Zhang et al. 2018.
+    teacher's. After Anil et al. 2018 and Zhang et al. 2018, where each model teaches the other, as with `mutual`.
     """
     student: Any = Head(student_weight)
     teacher: Any = Head(teacher_weight)
