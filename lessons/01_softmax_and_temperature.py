@@ -90,7 +90,7 @@ with figure("01-shift") as fig:
 #
 # The logarithm of a probability has the same trouble at the other end: a token may be so unlikely that its probability
 # is 0 in float32, and $\log 0 = -\infty$. So one never takes the logarithm of a softmax, but a `log_softmax`:
-# $\log p_i = z_i - \log\sum_j e^{z_j}$.
+# $\log p_i = z_i - \log\sum_j e^{z_j}$, the largest logit subtracted here, too.
 
 # %%
 z = np.array([200.0, 0.0], dtype=np.float32)
@@ -108,8 +108,9 @@ check("log_softmax knows that it is -200", log_softmax(z)[0][1], -200, within=0)
 # By hand, at $T = 2$: the roots of 0.7, 0.2, 0.1 are 0.8367, 0.4472, 0.3162, together 1.6001, so the probabilities
 # are 52.29%, 27.95%, 19.76%.
 #
-# How undecided the teacher is, its *entropy* $H = -\sum_i p_i \log p_i$ tells in nats. It can only rise with the
-# temperature: with $\beta = 1/T$ one finds $dH/d\beta = -\beta \, \mathrm{Var}(z)$, and from that
+# How undecided the teacher is, its *entropy* $H = -\sum_i p_i \log p_i$ tells (with natural logarithms, in *nats*). It
+# can only rise with the temperature: with $\beta = 1/T$ one finds $dH/d\beta = -\beta \, \mathrm{Var}(z)$, and from
+# that
 #
 # $$\frac{dH}{dT} = \frac{\mathrm{Var}(z)}{T^3} \ge 0$$
 #
@@ -177,7 +178,12 @@ counted = np.array([np.sqrt(((share - teacher) ** 2).sum(axis=1).mean()) for sha
 derived = np.sqrt((1 - (teacher**2).sum()) / n)
 
 check("counted error / derived error", counted / derived, 1, within=0.05)
-check("for an error of 1% it takes 4,600 readings", (1 - (teacher**2).sum()) / 0.01**2, 4600, within=1e-6)
+check(
+    "for an error of one percentage point it takes 4,600 readings",
+    (1 - (teacher**2).sum()) / 0.01**2,
+    4600,
+    within=1e-6,
+)
 check("at T = 2 the other two words weigh 48%, not 30%", softmax(z, 2.0)[0][1:].sum(), 0.48, within=0.005)
 
 # %%
@@ -208,7 +214,8 @@ with figure("01-other-30-percent") as fig:
 # ## How the probabilities answer
 #
 # A student learns by moving its logits. **If logit $j$ moves a little, what do the probabilities do?** Differentiate
-# the formula: $p_i$ depends on $z_j$ through its own power, if $i = j$, and through the sum, always:
+# the formula: $p_i$ depends on $z_j$ through its own power, if $i = j$, and through the sum, always. All answers
+# together are the *Jacobian* ($\delta_{ij}$ is 1 if $i = j$, else 0):
 #
 # $$J_{ij} = \frac{\partial p_i}{\partial z_j} = \frac{p_i \, (\delta_{ij} - p_j)}{T}$$
 #
@@ -270,8 +277,9 @@ with figure("01-jacobian", height=3.6) as fig:
 
 # %% [markdown]
 # Raising one logit takes from all the others what it gives to its own probability, most where the model is undecided
-# and nothing where it is sure. A high temperature makes the answer small twice over: once in the values, once in the
-# factor $1/T$. What distillation does about that is the subject of a later lesson.
+# and nothing where it is sure. At a high temperature the answer is small because of the factor $1/T$ alone: the bracket
+# $p_i (\delta_{ij} - p_j)$ even grows a little as the distribution evens out. The gradient of distillation will be
+# small *twice*, since there teacher and student also come nearer to each other (lesson 10).
 #
 # ## What you should be able to explain now
 #

@@ -7,7 +7,8 @@
 #
 # $$\ell = -\log p_y \qquad\qquad \frac{\partial \ell}{\partial z_j} = p_j - [j = y]$$
 #
-# The first formula is the *cross-entropy* of one token, the second its gradient. This lesson asks why it has to be the
+# The first formula is the *cross-entropy* of one token, the second its gradient ($[j = y]$ is 1 for the label, else 0).
+# This lesson asks why it has to be the
 # logarithm, where the gradient comes from, what the loss is before anything has been learned, and what the mean of
 # many tokens is when some of them do not count.
 #
@@ -84,9 +85,9 @@ check("it sums to 0: what is pushed up is taken from the others", gradient.sum()
 check("the judge agrees", check_vjp(cross_entropy, [z[None], np.array([y])]).passed)
 
 # %% [markdown]
-# The squared error was honest, too. **Why does nobody train with it?** Suppose that all $V = 1000$ tokens but the
-# label have equal logits, and look at the push that the label's logit gets, $-\partial\ell/\partial z_y$, from either
-# loss, for a label that the model holds to be likely, or not at all.
+# The squared error was honest, too. **Why does hardly anybody train with it?** Suppose that all $V = 1000$ tokens but
+# the label have equal logits, and look at the push that the label's logit gets, $-\partial\ell/\partial z_y$, from
+# either loss, for a label that the model holds to be likely, or not at all.
 
 # %%
 label_logit = np.linspace(-7, 16, 231)

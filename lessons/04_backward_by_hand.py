@@ -376,9 +376,9 @@ with figure("04-falling-loss") as fig:
 
 # %% [markdown]
 # Two directions of 64 are wrong, and $\arcsin\sqrt{2/64}$ is 10°: such a gradient leads downhill for a long time, at
-# first even a shade faster. Then it pays: the part along $n$ keeps stretching the rows before the norm, the norm undoes
-# that, and `rstd`, a factor of every gradient, shrinks. Whoever has only the one curve sees nothing of it. A falling
-# loss is evidence of *some* descent, not of a right gradient. That takes a judge who does not train.
+# first even a shade faster. Then the bill comes: the part along $n$ keeps stretching the rows before the norm, the norm
+# undoes that, and `rstd`, a factor of every gradient, shrinks. Whoever has only the one curve sees nothing of it. A
+# falling loss is evidence of *some* descent, not of a right gradient. That takes a judge who does not train.
 #
 # ## What you should be able to explain now
 #

@@ -116,16 +116,19 @@ def at_the_start(n_layer, seed, scaled=True):
 tokens, labels = rng.integers(V, size=(2, 16, 64))
 logits, stream, params = at_the_start(n_layer=2, seed=0)
 own = np.take_along_axis(logits, tokens[..., None], axis=-1)
-check("loss at the start - ln V", cross_entropy(logits, labels)[0] - math.log(V), C * sigma**2 / 2, within=0.006)
+any_label = np.log(np.exp(logits).sum(axis=-1)) - logits.mean(axis=-1)  # the mean loss over all V labels
+check("loss at the start - ln V", any_label.mean() - math.log(V), C * sigma**2 / 2, within=0.001)
 check("mean logit of the token just read", own.mean(), C * sigma**2 / math.sqrt(stream[-1].var()), within=0.04)
 check("the model's favourite is the token just read, 8 times in 10", (logits.argmax(axis=-1) == tokens).mean() > 0.8)
 off = cross_entropy(logits, tokens)[0] - math.log(V)
 check("so who forgets to shift the labels starts far below ln V", off, C * sigma**2 / 2 - own.mean(), within=0.006)
 
 # %% [markdown]
-# An untrained model with tied embeddings is no blind guesser: it says "the same again". That costs a wrong answer very
-# little, and tells the programmer a lot. The first loss of a run is worth a look: near $\ln V$ all is well. Far above,
-# the first weights are too large. Clearly below, when nothing has been learned yet, the answer stands in the question.
+# So small an untrained model with tied embeddings is no blind guesser: it says "the same again". (At GPT-2's width the
+# blocks' share of the stream is far larger, and this token no longer wins, though its logit still stands out.) That
+# costs a wrong answer very little, and tells the programmer a lot. The first loss of a run is worth a look: near
+# $\ln V$ all is well. Far above, the first weights are too large. Clearly below, when nothing has been learned yet, the
+# answer stands in the question.
 #
 # ## How large the branches start
 #
@@ -160,6 +163,10 @@ check("the first feed-forward branch, too", np.mean(first, axis=0)[1] / c_mlp, 1
 check("and the last one, whatever the depth", np.mean(last, axis=0)[1] / c_mlp, 1, within=0.2)
 scaled_end = v0 + (c_attention + c_mlp) / 2
 check("scaled: the end is v0 + (sum of both c) / 2 at all depths", ends[True] / scaled_end, 1, within=0.08)
+s2 = 768 * sigma**2  # GPT-2's width
+wide = 4 * s2 * (gelu(math.sqrt(s2) * normal)[0] ** 2).mean() + s2 * s2 * (1 / np.arange(1, 65)).mean()
+check("of that, two thirds are the token and its position", v0 / scaled_end, 0.685, within=0.02)
+check("with 768 channels it would be about a hundredth", v0 / (v0 + wide / 2), 0.0115, within=0.001)
 check("full size: it grows with the depth, as derived up to L = 4", (ends[False] / at_full_size)[:3], 1, within=0.1)
 check("but faster still at L = 32", ends[False][-1] / at_full_size[-1] > 1.1)
 check("where attention's last branch is several times its first", last[-1][0] / first[-1][0] > 4)
@@ -187,10 +194,11 @@ with figure("06-stream") as fig:
     right.legend()
 
 # %% [markdown]
-# Scaled, the stream starts every model alike: two thirds of it are still the token and its position. At full size 32
-# blocks bury these under nearly forty times their variance. (Attention adds more there than was derived: it has added
-# so much to all tokens alike that they are no longer unlike, and a mean of like things is not small.) Nothing explodes
-# even so, since a layer norm stands before every branch; what the scale buys is a start where no block is drowned out.
+# Scaled, the stream ends alike at every depth: at this width two thirds of it are still the token and its position (at
+# GPT-2's 768 channels, where $s^2 = 0.31$, only about a hundredth). At full size 32 blocks bury these under nearly
+# forty times their variance. (Attention adds more there than was derived: it has added so much to all tokens alike that
+# they are no longer unlike, and a mean of like things is not small.) Nothing explodes even so, since a layer norm
+# stands before every branch; what the scale buys is a start where no block is drowned out.
 #
 # ## One table, two gradients
 #
@@ -254,8 +262,9 @@ with figure("06-two-gradients") as fig:
     axes.legend()
 
 # %% [markdown]
-# Both do: a row is taught as an input only when its letter is read, and as an output always, if only that it should not
-# have been expected. (Tables are tied for thrift: in a small model the head would be the largest array of all.)
+# Both do: a row is taught as an input only when its letter is read, and as an output always, if only to be told that it
+# should not have been expected. (Tables are tied for thrift: in a small model the head would be the largest array of
+# all.)
 #
 # ## Is the whole gradient right?
 #
@@ -340,6 +349,7 @@ for forgotten in ("output", "input"):
     check(
         f"without the {forgotten}'s gradient it learns, too", last[f"the {forgotten}'s gradient forgotten"] < 2 * floor
     )
+check("without the input's, as well as the right one", last["the input's gradient forgotten"], floor, within=0.02)
 
 # %%
 with figure("06-overfit") as fig:
@@ -359,7 +369,7 @@ with figure("06-overfit") as fig:
 # Read this picture twice. A loss that reaches the floor says that the parts are connected and the labels where they
 # belong; a loss *below* the floor says that something leaks. But two curves belong to gradients that are wrong, and one
 # of them is as good as the right one: a falling loss proves no gradient. Only the judge could tell them apart, and it
-# is on real text, where nobody knows the floor, that the missing part would have been missed.
+# is on real text, where nobody knows the floor, that the missing part may be felt.
 #
 # ## What you should be able to explain now
 #
@@ -375,5 +385,5 @@ with figure("06-overfit") as fig:
 #    `minikd grade mine.py --only block`. (Twice `--hint` tells more; `minikd course make DIR` writes the signature.)
 # 2. Where do the 124 million parameters of GPT-2 go? Make a table by kind, and find the width $C$ from which on the
 #    blocks have more than the tables (12 blocks, $V = 50257$).
-# 3. Predict the first loss of a model whose tables start at $\sigma = 1$, the default of many a library. Then change
-#    `initializer_range` and look. Why is the formula of this lesson no longer of use?
+# 3. Predict the first loss of a model whose weights all start at $\sigma = 1$, the default of many a library. Then
+#    change `initializer_range` and look. Why is the formula of this lesson no longer of use?

@@ -136,7 +136,7 @@ for beta2 in (0.99, 0.999):
     check(f"β2 = {beta2}: corrected, every step is the learning rate", moves[beta2, True], 1, within=1e-6)
     factor = (1 - 0.9**t) / np.sqrt(1 - beta2**t)
     check("    uncorrected, it is this many times that", moves[beta2, False], factor, within=1e-5)
-check("at worst 6 times as large, with the usual β2 = 0.999", moves[0.999, False].max(), 6.6, within=0.2)
+check("at worst 6.6 times as large, with the usual β2 = 0.999", moves[0.999, False].max(), 6.6, within=0.2)
 
 sizes, paths = np.array([0.1, 10.0]), {}
 for way in ("beside", "inside"):
@@ -150,7 +150,7 @@ for way in ("beside", "inside"):
     paths[way] = np.array(path)
 check("beside: both weights decay as (1 - ηλ)^t", paths["beside"][-1], (1 - 0.001) ** 2000, within=0.02)
 check("inside: the one with the small gradients is gone", paths["inside"][-1, 0], within=0.01)
-check("    the other one hardly notices", paths["inside"][-1, 1] > 0.7)
+check("    the other one keeps four fifths", paths["inside"][-1, 1], 0.8, within=0.02)
 
 # %%
 with figure("07-adamw") as fig:
@@ -180,32 +180,45 @@ with figure("07-adamw") as fig:
 
 # %% [markdown]
 # Inside the gradient, the decay is divided by $\sqrt{\hat v}$ like everything else: weights whose gradients are small
-# feel all of it, weights whose gradients are large hardly any.
+# feel all of it, weights whose gradients are large little.
 #
 # ## The schedule
 #
 # The learning rate rises linearly over the first 40 steps (*warm-up*: at first $v$ is a mean of very few squares) and
 # falls along half a cosine to a tenth (short steps average out the noise of the batches). Both are standard (Goyal et
-# al. 2017; Loshchilov & Hutter 2017). **Do they pay in a training as short as ours?** Three small models know.
+# al. 2017; Loshchilov & Hutter 2017). **Do they pay in a training as short as ours?** Three small models, the course's
+# *student* of one block and 32 channels in three trainings each, know it by their *validation loss*, that on text which
+# is kept aside.
 
 # %%
 rates = np.array([cosine_schedule(step, peak=1, warmup_steps=40, steps=400, final=0.1) for step in range(400)])
 check("first rate, peak, middle and end", rates[[0, 39, 220, 399]], [1 / 40, 1, 0.55, 0.1], within=1e-4)
 check("all steps together go 55% as far as at a constant peak", rates.mean(), 0.55, within=0.01)
 
-usual = trained().val_loss
-without_warmup = trained(training=replace(TRAINING, warmup_steps=1)).val_loss
-constant = trained(training=replace(TRAINING, final_learning_rate=1.0)).val_loss
-print(f"validation loss: {usual:.3f}, without warm-up {without_warmup:.3f}, with a constant rate {constant:.3f}")
-check("warm-up: less than a tenth of a nat, either way", without_warmup, usual, within=0.1)
-check("a constant rate is better than the cosine, by more", constant < usual - 0.08)
+recipes = {
+    "both": TRAINING,
+    "no warm-up": replace(TRAINING, warmup_steps=1),
+    "a constant rate": replace(TRAINING, final_learning_rate=1.0),
+}
+ends = {
+    name: np.array([trained(training=recipe, seed=seed).val_loss for seed in range(3)])
+    for name, recipe in recipes.items()
+}
+usual = ends["both"][0]
+for name, end in ends.items():
+    print(f"{name:16s} validation loss {end.round(3)}, gains {(ends['both'] - end).round(3)}")
+gain = {name: ends["both"] - end for name, end in ends.items()}
+check("without warm-up: no gain or loss that could be told from chance",
+      gain["no warm-up"].mean(), within=2 * gain["no warm-up"].std(ddof=1) / np.sqrt(3))  # fmt: skip
+check("a constant rate is better than the cosine, by a tenth of a nat or more, each time",
+      gain["a constant rate"] > 0.1)  # fmt: skip
 
 # %% [markdown]
-# They do not. Two seeds of one recipe differ by about 0.01 nats here; warm-up makes no difference worth the name, and
-# the cosine *costs* more than a tenth of a nat. Nothing is wrong with either: after 400 steps these models are still
-# walking downhill and would rather go further than more carefully; the noise that short steps average out is not yet
-# what keeps them from going down. Recipes are made for a length of training. All our methods will get the same one,
-# which is what a comparison needs.
+# They do not. Three seeds of one recipe scatter by a few hundredths of a nat here, and so does what the warm-up gives
+# or takes; the cosine *costs* more than a tenth of a nat with every seed. Nothing is wrong with either: after 400 steps
+# these models are still walking downhill and would rather go further than more carefully; the noise that short steps
+# average out is not yet what keeps them from going down. Recipes are made for a length of training. All our methods
+# will get the same one, which is what a comparison needs.
 #
 # ## The teacher, and its curves
 #
@@ -237,12 +250,14 @@ for i in range(config.steps):
 overfit = np.array(overfit)
 
 at_the_end = loss_on(teacher.model, text.train[:20_000])
-check("the teacher starts from ln V = 6.24", training_curve[0][1], math.log(512), within=0.3)
+untrained = machine().new_model(TEACHER.gpt2(tokenizer.vocab_size, config.context), 0)
+check("an untrained one starts from ln V = 6.24", loss_on(untrained, validation[:8000]), math.log(512), within=0.05)
 check("and still gets better at the end", np.diff(validation_curve)[-3:] < 0)
-check("what it was taught from it knows a little better", teacher.val_loss - at_the_end, 0.2, within=0.2)
+check("what it was taught from it knows a little better", teacher.val_loss - at_the_end, 0.2, within=0.1)
 check("with 10,000 tokens validation is best early", 30 < overfit[overfit[:, 2].argmin(), 0] < 210)
 check("    and then gets worse", overfit[-1, 2] > overfit[:, 2].min() + 0.1)
-check("    while the loss in training goes on falling", overfit[-1, 1] < 2.5)
+turn = overfit[:, 2].argmin()
+check("    while the loss in training goes on falling", overfit[-1, 1] < overfit[turn, 1] - 0.3)
 
 # %%
 with figure("07-curves") as fig:
@@ -317,9 +332,9 @@ check("nor the packer xz, which has packed the training text just before", bits[
 # context, remembered exactly, are worth more than 64 read by a network that has had 400 steps. `xz`, which copies whole
 # passages from what it has read, is better still. A look at the text tells why: documentation repeats its phrases,
 # tables and examples to the letter, and an exact memory has to see a phrase only once. Gradient descent needs many
-# meetings, and ours has read the text twice. With four times as many steps the teacher gets below the trigram (exercise
-# 3). For the course this one will do: it knows a good deal more than the student that was trained on the same text for
-# as long, and *that* is what there is to distil.
+# meetings, and ours has read the text twice. With four times as many steps the teacher gets below the trigram (2.84
+# nats with one seed; exercise 3). For the course this one will do: it knows a good deal more than the student that was
+# trained on the same text for as long, and *that* is what there is to distil.
 #
 # ## Listening to it
 #

@@ -76,7 +76,7 @@ def slope(sizes):
 
 check("q - p falls like 1/T", slope(gaps), -1, within=0.01)
 check("the gradient like 1/T^2", slope(soft), -2, within=0.01)
-check("the cross-entropy's gradient, at T = 1: 0.5 to 1.5", abs(hard - 1) < 0.5)
+check("the cross-entropy's gradient, at T = 1", hard, 0.97, within=0.1)
 for name, t in (("T = 1", 1), ("T = 4", 4), ("T = 16", 16), ("T = 256", 256)):
     here = soft[temperatures == t][0]
     print(f"{name}: gradient {here:.2e}, times T^2 {here * t**2:.3f}; the cross-entropy's {hard:.3f}")
@@ -84,7 +84,7 @@ kept = (soft * temperatures**2)[temperatures >= 16]
 check("from T = 16 on T^2 keeps its size to a few percent", kept / kept[-1], 1, within=0.04)
 early = (soft * temperatures**2)[(temperatures >= 1) & (temperatures <= 16)]
 check("from T = 1 to 16 it still falls", np.diff(early) < 0)
-check("    to less than a quarter", early[-1] < early[0] / 4)
+check("    to a sixth", early[0] / early[-1], 6.07, within=0.3)
 
 # %%
 with figure("10-size") as fig:
@@ -227,7 +227,7 @@ check("    and its gradient the formula's", vjp(), pulled, within=1e-15)
 
 # %% [markdown]
 # With $\alpha = 1$ there is no mix, and all that is lost is the factor $1/T^2$: for plain gradient descent a smaller
-# learning rate, for Adam, which divides by the gradient's size, nothing at all.
+# learning rate, for Adam, which divides by the gradient's size, nothing at all (but for its $\epsilon$).
 
 # %%
 moves = []
