@@ -15,6 +15,7 @@ import numpy as np
 
 from minikd.classroom import STUDENT, TEACHER, TRAINING, data, machine, trained
 from minikd.distill.methods import DistillConfig
+from minikd.distill.sequence import write_pieces
 from minikd.distill.soft import soft
 from minikd.figures import COLOURS
 from minikd.job import look
@@ -123,7 +124,7 @@ check("the text alone makes a student that is honest within 8 points", off[0.0],
 check("argmax alone a boastful one: 25 points too confident, or more", off[1.0] > 0.25)
 check("which pays more than a nat a token for it", table[1.0]["loss"] - table[0.0]["loss"] > 1)
 check("though it agrees with the teacher more often", table[1.0]["agrees"] - table[0.0]["agrees"] > 0.03)
-check("a weight of 0.1 costs next to nothing and gains little", table[0.1]["loss"] - table[0.0]["loss"], within=0.1)
+check("a weight of 0.1 costs next to nothing and gains little", table[0.1]["loss"] - table[0.0]["loss"], within=0.04)
 check("half the weight is already too much", table[0.5]["loss"] - table[0.0]["loss"] > 0.05)
 
 # %%
@@ -159,7 +160,8 @@ with figure("12-hard-labels") as fig:
 # ## Only text
 #
 # A black box that writes can be asked for a corpus, and the student trains on that (sequence-level distillation: Kim &
-# Rush 2016, who searched for the likeliest translation; an open text has none, so ours *samples*). Here is what our
+# Rush 2016, who searched for the likeliest translation; the likeliest continuation of an open text is a dull one, so
+# ours *samples*). Here is what our
 # teacher writes when it is given eight tokens:
 
 # %%
@@ -173,35 +175,48 @@ for piece in pieces[:3]:
 # **What does the student learn from it?** A sampled token is one draw from $p$: its gradient has the mean of the soft
 # label's, with all the chance of lesson 11 around it. So much it has in common with the text. But the text is drawn
 # from the language, and this from the teacher, mistakes included; the student's ceiling is now the teacher. We let the
-# students predict both texts.
+# students predict both texts: the real one and new text of the teacher, which nobody has read.
 
 # %%
 sequence = written[100_000]
-n_new = TRAINING.context - DistillConfig().prompt_tokens
-rows = [np.array(text.tokenizer.encode(piece["prompt"] + piece["continuation"])) for piece in pieces[-400:]]
-own = np.stack([ids[: TRAINING.context - 8] for ids in rows if len(ids) >= TRAINING.context - 8])
+fresh = write_pieces(reader, text.tokenizer, text.train, n_pieces=800, prompt_tokens=8,
+                     context=TRAINING.context, seed=777, workers=machine().workers, quiet=True)  # fmt: skip
 
 
-def loss_on_written(model):
+def as_tokens(written_texts):
+    """The beginnings of texts that are long enough, as rows of tokens."""
+    rows = [np.array(text.tokenizer.encode(written)) for written in written_texts]
+    return np.stack([ids[: TRAINING.context - 8] for ids in rows if len(ids) >= TRAINING.context - 8])
+
+
+own = as_tokens(piece.prompt + piece.continuation for piece in fresh)
+read = as_tokens(piece["prompt"] + piece["continuation"] for piece in pieces[-400:])  # by the student in its training
+
+
+def loss_on_written(run, rows=own):
     """On what the teacher wrote, without the prompts."""
-    q, _ = softmax(model.predict(own[:, :-1]).astype(np.float64))
-    said = np.take_along_axis(q, own[:, 1:, None], axis=-1)[..., 0]
+    q, _ = softmax(run.model.predict(rows[:, :-1]).astype(np.float64))
+    said = np.take_along_axis(q, rows[:, 1:, None], axis=-1)[..., 0]
     return -np.log(said[:, 8:]).mean()
 
 
 for name, run in (("scratch", scratch), ("sequence", sequence), ("soft", student), ("teacher", teacher)):
-    print(f"{name:8} on the text {run.val_loss:.3f}, on the teacher's {loss_on_written(run.model):.3f}")
+    print(f"{name:8} on the text {run.val_loss:.3f}, on the teacher's {loss_on_written(run):.3f}")
 bytes_written = sequence.result["label_bytes_per_token"]
 print({n: round(run.val_loss, 3) for n, run in written.items()}, f"{bytes_written:.2f} B a token")
 
 check("a token of written text takes 1.5 to 3.5 bytes", bytes_written, 2.5, within=1)
 check("the student of the written text is worse on the text than scratch", sequence.val_loss > scratch.val_loss + 0.03)
-check("five times as much written text is better", written[20_000].val_loss - sequence.val_loss > 0.03)
-check("on what the teacher writes it is the better one",
-      loss_on_written(sequence.model) < loss_on_written(scratch.model) - 0.03)  # fmt: skip
-check("where soft labels are better still", loss_on_written(student.model) < loss_on_written(sequence.model) - 0.03)
+check("five times as much written text is better", written[20_000].val_loss > sequence.val_loss)
+check("on new text of the teacher it is level with scratch",
+      loss_on_written(sequence) - loss_on_written(scratch), within=0.03)  # fmt: skip
+check("what it has read it knows better than that", loss_on_written(sequence, read) < loss_on_written(sequence) - 0.04)
+check("soft labels are better by far", loss_on_written(student) < loss_on_written(sequence) - 0.1)
 
 # %% [markdown]
+# On new text of its teacher the student of 100,000 written tokens is level with one that read twice as much real text.
+# On the very pieces that it was trained on it looks better than it is, which is why one never measures there.
+#
 # The written text is a copy of the real one, noise and all. With the original at hand nothing is gained by it, and Kim
 # & Rush's large gain does not show: theirs came from the search, which replaces many possible translations by one and
 # so makes the task easier for the student. Text from a teacher pays where there is none to read: a new task, another
@@ -247,7 +262,7 @@ check("at k = 8 the bucket's gradient is the best of the three",
 
 # %% [markdown]
 # A gradient that is off by a *bias* stays off, however many tokens are read. One that is off by *chance* averages out:
-# the mean of $M$ draws should come as $1/\sqrt M$ to the truth. **Does it?** For one draw of `n` tokens the error is
+# the mean of $M$ draws should approach the truth as $1/\sqrt M$. **Does it?** For one draw of `n` tokens the error is
 # known from lesson 11: its square is $\sum (1 - \sum_i p_i^2) / n$.
 
 # %%
@@ -359,7 +374,9 @@ for name, (cost, loss, _) in spent.items():
     print(f"{name:26} {cost:7.1f} B a token: loss {loss:.3f}")
 
 gained = {name: scratch.val_loss - loss for name, (_, loss, _) in spent.items()}
-check("8 draws give more than half of what everything gives", gained["8 draws"] > 0.5 * gained["everything"])
+check(
+    "8 draws give three quarters of what everything gives", gained["8 draws"] / gained["everything"], 0.76, within=0.1
+)
 check("for a 64th of the bytes", ours["every probability"] / ours["8 draws"], 64)
 check(
     "the draws do better than the 8 likeliest, at half their price", gained["8 draws"] > gained["8 likeliest, bucket"]
@@ -379,9 +396,10 @@ with figure("12-bytes") as fig:
     axes.set_title("Sixteen bytes do most of the work, if they are drawn fairly")
 
 # %% [markdown]
-# Eight draws a token are 64 times smaller than all probabilities and lose little of them; a bucket keeps the student
-# honest about the tail; renormalising teaches that there is none. What an interface hides cannot be had back, but what
-# one stores of one's own teacher should be *fair* rather than *likely*.
+# Eight draws a token are 64 times smaller than all probabilities and keep three quarters of their gain; a bucket keeps
+# the student honest about the tail; renormalising teaches that there is none. What an interface hides cannot be had
+# back, but what one stores of one's own teacher should be *fair* rather than *likely*. (One seed. Two others give the
+# same order, and draws keep 81 and 75% there.)
 #
 # ## What you should be able to explain now
 #
@@ -393,8 +411,9 @@ with figure("12-bytes") as fig:
 #
 # ## Exercises
 #
-# 1. Write `sparse_kl(student_logits, ids, logprobs, tail="bucket", ...)` in a file `mine.py`, and have it graded:
-#    `minikd grade mine.py --only sparse_kl`. Then `top_k_teacher`, in the same way.
+# 1. Write `sparse_kl(student_logits, ids, logprobs, *, tail="bucket", temperature=1.0, mask=None, reduction="mean")` in
+#    a file `mine.py`, and have it graded: `minikd grade mine.py --only sparse_kl`. Then `top_k_teacher`, in the same
+#    way.
 # 2. Divide the logits of the student of $\alpha = 1$ by a temperature, and find the one at which its loss is lowest.
 #    How much of what it lost comes back? What does that say about where the damage is?
 # 3. What becomes of the gradient if the draws are *different* tokens, their probabilities renormalised

@@ -7,7 +7,7 @@
 # teaches the others; here, at first, only one does). There is no teacher to train first and nothing to store. There is
 # also, at the beginning, nobody who knows anything.
 #
-# This lesson takes the word "lockstep" at its letter and checks it, measures what it costs to follow a teacher that
+# This lesson takes the word "lockstep" literally and checks it, measures what it costs to follow a teacher that
 # knows nothing yet, and compares the ways of trusting it later.
 #
 # You need: soft labels and their weight $\alpha$ (lesson 11), the shared teacher and student (lesson 7).
@@ -236,6 +236,16 @@ check("hearing is a share", np.array([curve[2] for curve in curves.values()]) <=
 check("after 80 steps the teacher hears", hearing["teacher"] > 0.2)
 check("and the obedient student is nearly deaf", hearing["constant 0.9"] < 0.2 * hearing["text alone"])
 
+again, heard = new(TEACHER, 0, 1), {}  # the same teacher, looked at more often
+learners = {"student": Learner.of(again, TRAINING)}
+for i in range(60):
+    if i % 4 == 0:
+        heard[i] = look(again, {})["teacher"][2]
+    train_step(learners, scratch(again), batches(0)(i), Tick(i, steps), TRAINING, machine().workers)
+check("at step 40 it is the teacher of the class", heard[40], curves["teacher"][2, at.index(40)], within=0.01)
+check("in between it hears hardly anything", min(heard.values()) < 0.02)
+check("    less than at the start, and than at step 40", [heard[0] > 0.05, heard[40] > 0.15])
+
 # %%
 with figure("13-noisy-teacher", height=4.4) as fig:
     left, right = fig.subplots(1, 2)
@@ -243,7 +253,10 @@ with figure("13-noisy-teacher", height=4.4) as fig:
     for name, (colour, line) in drawn.items():
         label = {"constant 0.9": "0.9 from the start", "late 0.9": "0.9 from step 40 on"}.get(name, name)
         left.plot(at, curves[name][0], line, color=colour, label="the live teacher" if name == "teacher" else label)
-        right.semilogy(at, 100 * curves[name][2], line, color=colour)
+        listened = dict(zip(at, curves[name][2], strict=True)) | (heard if name == "teacher" else {})
+        right.semilogy(
+            *zip(*[(step, 100 * listened[step]) for step in sorted(listened)], strict=True), line, color=colour
+        )
     left.plot(*soft.curve(), color=COLOURS["soft"], label="0.9, finished teacher")
     left.set(ylabel="validation loss (nats a token)", ylim=(3.3, 6.5))
     left.set_title("Who obeys from the start…")
@@ -255,12 +268,14 @@ with figure("13-noisy-teacher", height=4.4) as fig:
         axes.set(xlabel="training steps", xlim=(0, steps))
 
 # %% [markdown]
-# The weight is not to blame, the timing is: most of the harm is done in forty steps out of four hundred. The right
-# panel shows how. At first all models learn how frequent each token is, and for that the text read so far is of no use:
-# hearing falls. A teacher in this phase says the same at every place, and a student that is told the same at every
-# place learns to *answer* the same at every place, more thoroughly than the text, noisy as it is, would teach it. Its
-# hidden states become nearly one and the same vector, and what hardly depends on the text gets hardly a gradient
-# through it. So it stays there long after its teacher has left. The hard loss is what gets the others out in time.
+# The weight is not to blame, the timing is: most of the harm is done in forty steps out of four hundred (though `late`,
+# too, loses for a while after it begins; last figure). The right panel shows how. At first all models learn how
+# frequent each token is, and for that the text read so far is of no use: hearing falls, the teacher's to 1% by step 16;
+# by step 40 it is back at 20%. A teacher in this phase says the same at every place, and a student that is told the
+# same at every place learns to *answer* the same at every place, more thoroughly than the text, noisy as it is, would
+# teach it. Probably its hidden states become nearly one and the same vector, and what hardly depends on the text gets
+# hardly a gradient through it. It stays there, in any case, long after its teacher has left: at step 120 it still hears
+# 1%. The hard loss is what gets the others out in time.
 #
 # **And with no hard loss at all?** Let both learn from each other and from nothing else: mutual, $\alpha = 1$. That
 # loss has a perfect solution within reach, to agree.
@@ -284,10 +299,11 @@ check("and know nothing: the loss is that of a blind guess", blind.val_loss, np.
 # %%
 ends = [looks[steps], school_year(1, [steps])[steps]]
 gains = {name: [end["text alone"][0] - end[name][0] for end in ends] for name in WEIGHTS if name != "text alone"}
-from_finished = final["text alone"] - soft.val_loss
+other = trained("soft", teacher=trained(model=TEACHER), seed=1)
+from_finished = final["text alone"] - soft.val_loss, ends[1]["text alone"][0] - other.val_loss
 for name, gain in gains.items():
     print(f"{name:14s} gains" + "".join(f"{g:+8.3f}" for g in gain) + " nats a token over the text alone")
-print(f"A finished teacher's labels gain {from_finished:.3f}")
+print("A finished teacher's labels gain" + "".join(f"{g:+8.3f}" for g in from_finished))
 
 teacher_logits, student_logits, y = *rng.normal(size=(2, 100, V)), rng.integers(V, size=100)
 teacher_log_p, student_log_p = (log_softmax(z)[0][range(100), y] for z in (teacher_logits, student_logits))
@@ -298,7 +314,7 @@ for seed, a in enumerate({name: gain[seed] for name, gain in gains.items()} for 
     check(f"seed {seed}: constant 0.9 loses clearly", a["constant 0.9"] < -0.1)
     check("    the gate loses less", a["constant 0.9"] + 0.03 < a["gate 0.9"] < -0.02)
     check("    cosine and late do no harm", min(a["cosine to 0.9"], a["late 0.9"], a["cosine to 0.3"]) > -0.03)
-    check("    none gives half of what a finished teacher does", max(a.values()) < 0.5 * from_finished)
+    check("    none gives half of what a finished teacher does", max(a.values()) < 0.5 * from_finished[seed])
 
 # %%
 with figure("13-schedules") as fig:
@@ -316,8 +332,8 @@ with figure("13-schedules") as fig:
     left.set(xlabel="training steps", ylabel="weight of the teacher's labels", xlim=(0, steps), ylim=(0, 1))
     left.set_title("Five ways to trust")
     right.axvline(0, color="0.3", linewidth=0.8)
-    right.axvline(from_finished, color="0.3", linewidth=1.2, linestyle=":")
-    right.text(from_finished - 0.01, 0.5, "a finished\nteacher", ha="right", va="center")
+    right.axvline(np.mean(from_finished), color="0.3", linewidth=1.2, linestyle=":")
+    right.text(np.mean(from_finished) - 0.01, 0.5, "a finished\nteacher", ha="right", va="center")
     right.set(yticks=range(5), xlabel="gain over the text alone (nats a token)", ylim=(-0.5, 4.5))
     for name, colour in zip(right.set_yticklabels(colours), colours.values(), strict=True):
         name.set(color=colour, weight="bold")
@@ -353,6 +369,7 @@ for name, run in pairs.items():
     print(f"{name:8s} student {run.val_loss:.3f}, teacher {taught[name]:.3f}, KL {kl[name]:.3f} nats a token")
 
 check("the live teacher ends as far ahead as a finished one, or further", gap["live"][-1] > gap["finished"][-1] - 0.05)
+check("and 0.9 nats at step 80", gap["live"][1], 0.9, within=0.15)
 check("but after 40 steps a finished one is a nat further ahead", gap["finished"][0] - gap["live"][0] > 1.0)
 check("and its student's lead is largest within the first 160 steps", gained["finished, 0.9"].argmax() < 4)
 check(
@@ -360,7 +377,7 @@ check(
     np.array([g[2] for g in gained.values()])[1:] < 0.05,
 )
 check("mutual: they end much nearer to each other", kl["mutual"] < 0.8 * kl["one way"])
-check("but the student is not measurably better for it", mutual.val_loss, pair.val_loss, within=0.04)
+check("but the student is not better for it", mutual.val_loss - pair.val_loss, within=0.015)
 check("and the teacher pays for it", taught["mutual"] > taught["one way"])
 
 # %%

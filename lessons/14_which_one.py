@@ -23,12 +23,13 @@ from minikd.text import windows
 # ## Equal terms
 #
 # **What has to be the same?** The student's size and, within a seed, its initial weights; the number of steps, the
-# batch, the learning rate; the text and its order (except for `sequence`, whose text the teacher writes); and the
-# pains taken to tune each method: each has the weight $\alpha$ that did best on other texts and with other sizes. The
-# control is a student that learns from the text alone, *scratch*.
+# batch, the learning rate; the text and its order (except for `sequence`, whose text the teacher writes); and the pains
+# taken to tune each method: each has the weight $\alpha$ that did best in the README's exploration, with larger models,
+# on this text and another. The control is a student that learns from the text alone, *scratch*.
 #
 # A seed decides the weights at the start, the order of the text and what the teacher writes. One seed is an anecdote,
-# so everything, the teacher included, is done three times. The models of seed 0 are those of the earlier lessons. With
+# so everything, the teacher included, is done three times. The models of seed 0 are those of the earlier lessons,
+# except `sequence`, for which the teacher writes 200,000 tokens. With
 # the other seeds one teacher does for all four methods: the one of the co-distillation, which is bit by bit what it
 # would be without its student (lesson 13), and is finished when the co-distillation is.
 
@@ -101,8 +102,9 @@ check("sequence loses with every seed", gains["sequence"] < -0.02)
 
 # %% [markdown]
 # A whole distribution at every place gives by far the most. A best token gives little, a teacher that is itself still
-# learning gives little, and text that this teacher writes is worse than the real text, which is there to be read. All
-# of it is as in the README's tables, where the models are larger and the seeds are five.
+# learning gives little, and text that this teacher writes is worse than the real text, which is there to be read. The
+# order, soft first and sequence below scratch, is that of the README's tables, where the models are larger and the
+# seeds are five.
 #
 # ## How much of this is chance?
 #
@@ -112,7 +114,7 @@ check("sequence loses with every seed", gains["sequence"] < -0.02)
 #
 # $$\mathrm{se}^2(a - b) = \mathrm{se}^2(a) + \mathrm{se}^2(b) - \frac{2}{n}\,\mathrm{cov}(a, b)$$
 #
-# It helps as far as both scatter together, and hurts if one is high where the other is low.
+# It helps to the extent that both scatter together, and hurts if one is high where the other is low.
 
 # %%
 for name in METHODS:
@@ -145,8 +147,8 @@ check("which soft has", gains["soft"].mean() > 4.303 * standard_error(gains["sof
 # %% [markdown]
 # What makes three seeds enough here is the pairing: without it the small gains of `hard` and `codistill` would drown,
 # with it they stand out, for students of one seed have nearly everything in common. Which of these two is the better
-# one is another matter. And seeds say nothing about other texts or sizes: on Tiny Shakespeare, with larger models, the
-# README finds that neither can be told from scratch.
+# one is another matter. And seeds say nothing about other texts or sizes: on these same docs, with larger models and
+# five seeds, the README cannot tell either of them from scratch, nor on Tiny Shakespeare.
 #
 # ## Is the loss all that matters?
 #
@@ -309,8 +311,9 @@ with figure("14-cost") as fig:
 #
 # 1. Take a better teacher: 1,600 steps instead of 400 (`training=replace(TRAINING, steps=1600)` for the teacher alone).
 #    Does soft now beat scratch at equal compute? And with 1,600 steps for the student, too?
-# 2. How many seeds would it take to tell a gain of 0.01 from 0, if the paired gains scatter by 0.02 from seed to seed?
-#    Answer with a formula, then by drawing.
+# 2. How many seeds does it take to tell a gain of 0.01 from 0, if the paired gains scatter by 0.02 from seed to seed,
+#    so that their mean exceeds the threshold of the t distribution for 5% in at least 80 of 100 repetitions? Answer
+#    with a formula, then by drawing random numbers.
 # 3. Soft labels in 20 bytes instead of 1,024, the five best tokens and their logarithms: write
 #    `top_k_teacher(logits, k, *, temperature=1.0)`, which returns ids and log-probabilities, the largest first, in a
 #    file `mine.py`, and have it graded: `minikd grade mine.py --only top_k_teacher`. How much of soft's gain do you

@@ -86,7 +86,7 @@ check("the forward algorithm gives what 8^5 paths give", np.exp(truth(beginnings
 # %% [markdown]
 # ## The floor
 #
-# **How well can this language be predicted at all?** Cross-entropy splits into two parts (lesson 8):
+# **How well can this language be predicted at all?** Cross-entropy splits into two parts (lesson 2):
 #
 # $$-\sum_x p(x) \log q(x) = H(p) + \mathrm{KL}(p \| q)$$
 #
@@ -174,8 +174,8 @@ apart, chance = of_text - of_truth, standard_error(of_text - of_truth)
 check("the text's loss minus the truth's is the excess", apart.mean(), kl.mean(), within=4 * chance)
 print(f"loss on the text {of_text.mean():.3f} ± {standard_error(of_text):.3f} nats")
 print(f"excess          {kl.mean():.4f} ± {standard_error(kl):.4f} nats")
-saved = (standard_error(of_text) / standard_error(kl)) ** 2
-check("knowing p is worth dozens of times as much test text", saved > 30)
+saved = (chance / standard_error(kl)) ** 2
+check("the excess is surer from whole distributions than from drawn tokens: worth twice the text, or more", saved > 2)
 
 # %%
 with figure("15-floor") as fig:
@@ -241,7 +241,8 @@ check("and the more text there is, the smaller is its advantage", np.diff(gap, a
 check("the truth about 1,600 texts is worth more than 12,800 texts", best["soft"][:, 2] < best["hard"][:, 3])
 by_heart = np.array([curves["hard", 100, s][-1] for s in (0, 1)])
 check("100 texts, learned by heart, are worse than a blind guess", by_heart > excess(np.zeros_like(P)))
-check("the narrower the student, the more it leaves above the floor", widths[8] > 1.5 * widths[16])
+check("the narrower the student, the more it leaves above the floor",
+      [widths[8] > 1.5 * widths[16], widths[16] > 1.2 * widths[32]])  # fmt: skip
 
 # %%
 with figure("15-noise-spared") as fig:
@@ -344,6 +345,8 @@ def to_all(divergence, q):
 one, vjp_one = forward_kl(q, mean_answer)
 apart = to_all(forward_kl, mean_answer)[0]
 check("the cost of one answer to all splits", to_all(forward_kl, q)[0], apart + one, within=1e-12)
+spread_out = [-(np.exp(log_p) * log_p).sum() for log_p in (mean_answer, log_softmax(P[0, 7])[0])]
+check("the mean answer is a little flatter than the truth: its entropy is larger", spread_out[0] > spread_out[1])
 check("its gradient is that of the mean answer alone", to_all(forward_kl, q)[1], vjp_one(), within=1e-12)
 check("at the mean answer forward KL is at rest", to_all(forward_kl, mean_answer)[1], within=1e-12)
 check("at the geometric mean reverse KL is", to_all(reverse_kl, geometric_mean)[1], within=1e-12)
@@ -403,7 +406,7 @@ for name in ("biased", "another bias"):
     check(f"{name}: the student is worse than its teacher", after[name] > LEVEL[name])
     check("    its mistakes are inherited, all and everywhere", share[name], 1, within=0.1)
 for name in ("biased", "another bias", "biased, and the text"):
-    check(f"{name}: student = best answer + ceiling", after[name], aim[name] + widths[32], within=0.02)
+    check(f"{name}: student = best answer + ceiling", after[name], aim[name] + widths[32], within=0.012)
 of_half = inherited(half, biased(0), READ)
 check("with the text beside it: the share that (p + p~)/2 has", share["biased, and the text"], of_half, within=0.06)
 
@@ -467,6 +470,7 @@ with figure("15-inheritance") as fig:
 #    excess from that, then look: it comes out no better than with forward KL. At which lengths, and why?
 # 2. Give the mistakes a memory of the last two tokens only, instead of all: hash `tokens[:, t - 1]` and `tokens[:, t]`.
 #    Is that noise or bias to a student of width 32, and to one of width 8? Measure the inherited share.
-# 3. The loss that hears $p$ and no label is the soft cross-entropy. Write `soft_cross_entropy(student_logits,
-#    teacher_logits, temperature=1.0)` with its pullback in a file `mine.py`, and have it graded:
-#    `minikd grade mine.py --only soft_cross_entropy`. Whose entropy is its least value?
+# 3. The loss that hears $p$ and no label is the soft cross-entropy. Write
+#    `soft_cross_entropy(student_logits, teacher_logits, *, temperature=1.0, mask=None, reduction="mean")` with its
+#    pullback in a file `mine.py`, and have it graded: `minikd grade mine.py --only soft_cross_entropy`. Whose entropy
+#    is its least value?
