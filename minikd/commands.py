@@ -320,7 +320,15 @@ def sample_texts(
                 raise UserError(f"{folder}: its tokenizer has no end of text to start from; wanted a --prompt")
             ids = [tokenizer.eos_id]
         prompts = [ids] * n_texts
-        written = generate(model, prompts, n_tokens, sampling=sampling, seed=run_config.seed, stop=tokenizer.eos_id)
+        written = generate(
+            model,
+            prompts,
+            n_tokens,
+            sampling=sampling,
+            seed=run_config.seed,
+            stop=tokenizer.eos_id,
+            vocab_size=tokenizer.vocab_size,
+        )
     return [prompt + tokenizer.decode(tokens) for tokens in written]
 
 

@@ -330,7 +330,9 @@ def teachers_text(
 def sample_text(model: GPT2, tokenizer: Tokenizer, prompt: list[int]) -> str:
     """The prompt and how the model goes on from it, always with the same random numbers."""
     n_new = min(SAMPLE_TOKENS, model.config.n_positions)
-    written = generate(model, [prompt], n_new, sampling=Sampling(0.8), stop=tokenizer.eos_id)
+    written = generate(
+        model, [prompt], n_new, sampling=Sampling(0.8), stop=tokenizer.eos_id, vocab_size=tokenizer.vocab_size
+    )
     return tokenizer.decode(prompt + written[0])
 
 

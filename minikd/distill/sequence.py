@@ -64,7 +64,15 @@ def write_pieces(
     n_new = context + 1 - prompt_tokens
 
     def write(i: int) -> list[list[int]]:
-        return generate(teacher, groups[i], n_new, sampling=Sampling(), seed=[seed, 1, i], stop=tokenizer.eos_id)
+        return generate(
+            teacher,
+            groups[i],
+            n_new,
+            sampling=Sampling(),
+            seed=[seed, 1, i],
+            stop=tokenizer.eos_id,
+            vocab_size=tokenizer.vocab_size,
+        )
 
     with Progress(total=n_pieces, description="the teacher writes", unit=" pieces", quiet=quiet) as progress:
         for start in range(0, len(groups), workers.count):

@@ -45,8 +45,9 @@ class Sampling:
         order = xp.argsort(-logits, axis=-1)[:, :k]
         p, _ = softmax(xp.take_along_axis(logits, order, axis=-1), temperature=self.temperature)
         if self.top_p is not None:
-            before = xp.cumsum(p, axis=-1) - p
-            p = xp.where(before < self.top_p, p, p.dtype.type(0))
+            kept = xp.cumsum(p, axis=-1) - p < self.top_p
+            kept[:, 0] = True  # also where top_p is 0 in float32
+            p = xp.where(kept, p, p.dtype.type(0))
         return xp.take_along_axis(order, _invert(xp, p, uniform)[:, None], axis=-1)[:, 0]
 
 
@@ -64,13 +65,15 @@ def generate(
     sampling: Sampling = Sampling(),
     seed: int | Sequence[int] = 0,
     stop: int | None = None,
+    vocab_size: int | None = None,
     use_cache: bool = True,
 ) -> list[list[int]]:
     """Continue each prompt by at most `max_new_tokens` tokens, up to and without the token `stop`.
 
     The prompts may differ in length; what one row becomes does not depend on the others. Where a text outgrows
-    `n_positions`, the model goes on from the latter half of what it has read. Without the cache every token is read
-    again at every step: slow, and the same tokens. A ValueError says which prompt is empty or too long.
+    `n_positions`, the model goes on from the latter half of what it has read. `vocab_size`: that of the tokenizer, if
+    the model's is padded beyond it; other ids are not written. Without the cache every token is read again at every
+    step: slow, and the same tokens. A ValueError says which prompt is empty or too long.
     """
     n_positions = model.config.n_positions
     _check(prompts, max_new_tokens, n_positions, model.config.vocab_size)
@@ -80,7 +83,7 @@ def generate(
     written: list[list[int]] = [[] for _ in prompts]
     going = set(range(len(prompts)))
     for i in range(max_new_tokens):
-        tokens = to_host(sampling.pick(reader.next_logits(), uniforms[:, i]))
+        tokens = to_host(sampling.pick(reader.next_logits()[:, :vocab_size], uniforms[:, i]))
         for row in sorted(going):
             if stop is not None and tokens[row] == stop:
                 going.discard(row)
@@ -112,13 +115,15 @@ class _Reader:
         self.model = model
         self.use_cache = use_cache
         self.xp = get_array_module(model.params.flat)
-        longest = max(map(len, prompts))
-        self.pad = np.array([longest - len(prompt) for prompt in prompts])
-        self.tokens = np.array([[prompt[0]] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
-        self.start_reading()
+        self.start_reading(prompts)
 
-    def start_reading(self) -> None:
-        """Forget what was read: the next call reads all of `tokens`."""
+    def start_reading(self, texts: Sequence[Sequence[int] | np.ndarray]) -> None:
+        """Forget what was read: the next call reads all of `texts`."""
+        longest = max(map(len, texts))
+        self.pad = np.array([longest - len(text) for text in texts])
+        self.tokens = np.zeros((len(texts), longest), dtype=np.int64)
+        for row, pad, text in zip(self.tokens, self.pad, texts, strict=True):
+            row[pad:] = text
         self.n_read = 0
         self.padded = bool(self.pad.any())
         config, flat = self.model.config, self.model.params.flat
@@ -128,13 +133,12 @@ class _Reader:
         self.caches = [KeyValueCache(empty(shape, flat.dtype), empty(shape, flat.dtype)) for _ in layers]
 
     def append(self, tokens: np.ndarray) -> None:
-        """Add one token (B,) to each text; where that outgrows the model, keep the latter half."""
+        """Add one token (B,) to each text; of those that this outgrows the model, keep the latter half."""
         n_positions = self.model.config.n_positions
         if self.tokens.shape[1] == n_positions:
-            drop = n_positions - n_positions // 2
-            self.tokens = self.tokens[:, drop:]
-            self.pad = np.maximum(self.pad - drop, 0)
-            self.start_reading()
+            texts = [row[pad:] for row, pad in zip(self.tokens, self.pad, strict=True)]
+            half = n_positions - n_positions // 2
+            self.start_reading([text[half:] if len(text) == n_positions else text for text in texts])
         self.tokens = np.concatenate((self.tokens, tokens[:, None]), axis=1)
         if not self.use_cache:
             self.n_read = 0

@@ -28,9 +28,15 @@ def test_the_cache_changes_nothing(model, sampling, n_new):
     assert [len(tokens) for tokens in cached] == [n_new] * 3
 
 
-def test_a_prompt_in_a_batch_gets_what_it_gets_alone(model):
-    together = generate(model, PROMPTS, 11, sampling=Sampling(0.0))
-    assert together == [generate(model, [prompt], 11, sampling=Sampling(0.0))[0] for prompt in PROMPTS]
+@pytest.mark.parametrize("n_new", [11, 40])  # 40: each outgrows n_positions at its own time
+def test_a_prompt_in_a_batch_gets_what_it_gets_alone(model, n_new):
+    together = generate(model, PROMPTS, n_new, sampling=Sampling(0.0))
+    assert together == [generate(model, [prompt], n_new, sampling=Sampling(0.0))[0] for prompt in PROMPTS]
+
+
+def test_what_a_padded_vocabulary_adds_is_not_written(model):
+    assert max(map(max, generate(model, PROMPTS, 40))) > 9
+    assert max(map(max, generate(model, PROMPTS, 40, vocab_size=10))) == 9
 
 
 def test_greedy_is_the_argmax_of_the_whole_text(model):
@@ -60,6 +66,11 @@ def test_samples_follow_the_distribution(rng):
     picked = Sampling(2.0).pick(np.tile(logits, (n, 1)), rng.random(n))
     share = np.bincount(picked, minlength=6) / n
     np.testing.assert_allclose(share, softmax(logits, temperature=2.0)[0], atol=0.015)
+
+
+def test_the_smallest_top_p_keeps_the_likeliest():
+    logits = np.array([[0.0, 2.0, 1.0]], dtype=np.float32)
+    assert Sampling(top_p=1e-300).pick(logits, np.array([0.9])).tolist() == [1]
 
 
 def test_top_k_and_top_p_keep_the_likely():
