@@ -27,6 +27,7 @@ from minikd.job import ModelConfig, RunConfig, TextConfig
 from minikd.losses import DIVERGENCES
 from minikd.model_folder import load_model, save_model
 from minikd.run_folder import RunFolder
+from minikd.text import Tokenizer
 from minikd.train import TrainConfig
 from tests.tiny import CONTEXT, VOCAB_SIZE, command, distill, spelled, start, train, write_model, write_text
 
@@ -255,6 +256,16 @@ def test_sample(teacher, capsys):
     first, second = written("-n", 2).split("--- 2\n")
     assert first == "--- 1\n" + written()
     assert second != written()
+
+
+def test_a_model_whose_vocabulary_is_padded(text):
+    tokenizer = Tokenizer.train([text.read_text(encoding="utf-8")], VOCAB_SIZE)
+    padded = write_model(Path("padded"), text, 2 * VOCAB_SIZE, tokenizer)
+    assert command("sample", padded, "--tokens", 200, "-n", 3) == 0
+    sizes = dict.fromkeys(("n_layer", "n_head", "n_embd", "vocab_size"))
+    assert command(*train(init=padded, text=text, steps=2, out="went-on", **sizes)) == 0
+    for method, options in (("soft", {}), ("sequence", {"corpus_tokens": 200})):
+        assert command(*distill(method=method, teacher=padded, text=text, steps=2, out=method, **options)) == 0
 
 
 def test_eval_agrees_with_training(text, teacher, capsys):
