@@ -35,14 +35,20 @@ def writing(path: Path) -> Iterator[None]:
 def atomic_write(path: str | os.PathLike[str], *, binary: bool = False) -> Iterator[IO[Any]]:
     """Open a file (UTF-8 text, or bytes) that appears at `path` when the block ends, and not at all if it fails.
 
-    Raises UserError when the file cannot be written (disk full, no permission, no such folder).
+    What is there already and is no file, a device or a pipe, is not replaced but written to. Raises UserError when the
+    file cannot be written (disk full, no permission, no such folder).
     """
+    kind = "b" if binary else ""
+    text = {} if binary else {"encoding": "utf-8", "newline": "\n"}
+    if os.path.exists(path) and not os.path.isfile(path):
+        with writing(Path(path)), open(path, f"w{kind}", **text) as file:  # type: ignore[call-overload]
+            yield file
+        return
     path = Path(os.path.realpath(path))
     temporary = _temporary_name(path)
-    text = {} if binary else {"encoding": "utf-8", "newline": "\n"}
     with writing(path):
         try:
-            with open(temporary, "xb" if binary else "x", **text) as file:  # type: ignore[call-overload]
+            with open(temporary, f"x{kind}", **text) as file:  # type: ignore[call-overload]
                 yield file
                 file.flush()
                 os.fsync(file.fileno())

@@ -2,6 +2,7 @@ import errno
 import os
 import shutil
 import stat
+import threading
 
 import pytest
 
@@ -94,6 +95,34 @@ def test_atomic_write_follows_a_link(tmp_path):
     write_json(tmp_path / "link", {"a": "é"})
     assert (tmp_path / "link").is_symlink()
     assert read_json_object(tmp_path / "file") == {"a": "é"}
+
+
+def test_atomic_write_through_a_pipe(tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(fifo.read_text()), daemon=True)
+    reader.start()
+    write_json(fifo, {"a": 1})
+    reader.join(timeout=60)
+    assert read == ['{\n  "a": 1\n}\n'] and stat.S_ISFIFO(fifo.stat().st_mode)
+    assert os.listdir(tmp_path) == ["fifo"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="needs descriptors with names")
+def test_atomic_write_to_a_descriptor():
+    ours, theirs = os.pipe()
+    with open(ours, "rb") as reader:
+        with open(theirs, "wb"), atomic_write(f"/dev/fd/{theirs}", binary=True) as file:
+            file.write(b"\xff")
+        assert reader.read() == b"\xff"
+
+
+def test_atomic_write_in_place_of_a_folder(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="folder: cannot be written: Is a directory"):
+        write_json(tmp_path / "folder", {})
+    assert os.listdir(tmp_path) == ["folder"]
 
 
 def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
