@@ -1,5 +1,6 @@
 """What `minikd grade` and `minikd course` do."""
 
+import os
 import secrets
 import sys
 import time
@@ -52,6 +53,7 @@ def grade_file(file: Path | None, adapter: Path | None, wishes: Wishes, *, watch
         raise UserError("wanted one file to grade: FILE, or --adapter FILE for one that brings its own modules")
     path = file or adapter
     assert path is not None
+    check_targets(path, wishes)
     if sys.platform == "win32":
         raise UserError("minikd grade needs Linux or macOS, whose processes can be limited")
     if not watch:
@@ -67,6 +69,24 @@ def grade_file(file: Path | None, adapter: Path | None, wishes: Wishes, *, watch
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
+def check_targets(path: Path, wishes: Wishes) -> None:
+    """UserError: a report has nowhere to go, or would take the place of the graded file or of the other report."""
+    taken = {os.path.realpath(path): "the file to grade"}
+    if os.path.isfile("/dev/stdout"):
+        taken[os.path.realpath("/dev/stdout")] = "the file that the standard output goes to"
+    for option, target in (("--json", wishes.json), ("--gradescope", wishes.gradescope)):
+        if target is None:
+            continue
+        place = os.path.realpath(target)
+        if os.path.isdir(place):
+            raise UserError(f"{option} {target} is a folder; wanted a file")
+        if not os.path.isdir(os.path.dirname(place)):
+            raise UserError(f"{option} {target}: its folder does not exist; wanted one that does")
+        if place in taken:
+            raise UserError(f"{option} {target} is {taken[place]}; wanted another file")
+        taken[place] = f"the file of {option}"
+
+
 def grade_once(path: Path, wishes: Wishes, *, adapter: bool) -> int:
     """Grade a file, print the report, write what is to be written."""
     source = read_source(path, adapter=adapter)
@@ -79,11 +99,13 @@ def grade_once(path: Path, wishes: Wishes, *, adapter: bool) -> int:
         failed = {"file": str(path), "seed": seed, "passed": False, "error": why, "exercises": []}
         write_results(wishes, failed, as_gradescope([], wishes.only or tuple(SUBJECTS), why))
         raise UserError(why) from error
-    show(report, console, conventions=adapter)
-    show_hints(report, wishes, console)
-    tests = as_gradescope(report.exercises, wishes.only or tuple(SUBJECTS), summary(report))
-    write_results(wishes, as_json(report), tests)
-    record_progress(path, report.exercises)
+    try:
+        show(report, console, conventions=adapter)
+        show_hints(report, wishes, console)
+    finally:  # the files are written even if nobody reads on
+        tests = as_gradescope(report.exercises, wishes.only or tuple(SUBJECTS), summary(report))
+        write_results(wishes, as_json(report), tests)
+        record_progress(path, report.exercises)
     return 0 if report.passed else 1
 
 

@@ -125,7 +125,7 @@ def as_gradescope(exercises: Sequence[Exercise], names: Sequence[str], output: s
     return {
         "output": output,
         "output_format": "text",
-        "tests": [_gradescope_test(name, found.get(name)) for name in names],
+        "tests": [_gradescope_test(name, found.get(name)) for name in dict.fromkeys(names)],
     }
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -96,10 +97,48 @@ def test_a_file_that_cannot_be_graded_scores_0(capsys):
     assert "SyntaxError" in results["output"]
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is always full")
-def test_results_that_cannot_be_written(capsys):
-    assert command("grade", write(LINEAR), "--json", "no/such/folder.json") == 2
-    assert "no/such/folder.json: cannot be written" in error_of(capsys)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--json", "answers.py"), "--json answers.py is the file to grade; wanted another file"),
+        (("--json", "./a", "--gradescope", "a"), "--gradescope a is the file of --json; wanted another file"),
+        (("--json", "link"), "--json link is the file to grade; wanted another file"),
+        (
+            ("--gradescope", "no/results.json"),
+            "--gradescope no/results.json: its folder does not exist; wanted one that",
+        ),
+        (("--json", "."), "--json . is a folder; wanted a file"),
+    ],
+)
+def test_results_that_have_no_place_are_refused_before_grading(options, message, monkeypatch, capsys):
+    monkeypatch.setattr(grade_command, "grade", lambda *args, **kwargs: pytest.fail("graded"))
+    Path("link").symlink_to(write(LINEAR))
+    assert command("grade", "answers.py", *options) == 2
+    assert error_of(capsys).startswith(f"error: {message}")
+    assert sorted(os.listdir()) == ["answers.py", "link"] and Path("answers.py").read_text() == LINEAR
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="needs a name for the standard output")
+def test_results_do_not_replace_what_the_table_goes_to():
+    write(LINEAR)
+    Path("log").write_text("old\n")
+    with open("log", "a") as log:
+        call = [sys.executable, "-m", "minikd", "grade", "answers.py", "--json", "/dev/stdout"]
+        done = subprocess.run(call, stdout=log, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: --json /dev/stdout is the file that the standard output goes to; wanted another file\n"
+    )
+    assert Path("log").read_text() == "old\n"
+
+
+def test_results_are_written_though_nobody_reads_the_table(monkeypatch):
+    def show(*args, **kwargs):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(grade_command, "show", show)
+    assert command("grade", write(LINEAR), "--json", "report.json") == 141
+    assert json.loads(Path("report.json").read_text())["passed"] is True
 
 
 def test_hints(capsys):

@@ -115,7 +115,7 @@ def test_json(report):
 
 
 def test_gradescope(report):
-    found = json.loads(json.dumps(as_gradescope(report.exercises, ["linear", "softmax", "js"], "summary")))
+    found = json.loads(json.dumps(as_gradescope(report.exercises, ["linear", "softmax", "js", "linear"], "summary")))
     assert found["output"] == "summary"
     assert [test["name"] for test in found["tests"]] == ["linear", "softmax", "js"]
     assert [(test["score"], test["max_score"]) for test in found["tests"]] == [(1.0, 1.0), (0.0, 1.0), (0.0, 1.0)]
