@@ -4,11 +4,12 @@ import inspect
 import re
 import textwrap
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
-from minikd.atomic import atomic_folder, atomic_write
+from minikd.atomic import atomic_write, writing
 from minikd.errors import UserError
 from minikd.oracle.grade.grader import Exercise, Limits, Source, grade
 from minikd.oracle.grade.hints import HINTS
@@ -69,13 +70,14 @@ def make_course(folder: Path) -> None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} is not empty; wanted a new or an empty folder")
     columns = "\n".join(f"- **{HEADINGS.get(name, name)}**: {meaning}" for name, meaning in COLUMNS.items())
-    with atomic_folder(folder) as place:
-        for name, text in (
-            (EXERCISES, stubs()),
-            (README, GUIDE.format(count=len(SUBJECTS), columns=columns)),
-            (PROGRESS, progress()),
-        ):
-            (place / name).write_text(text, encoding="utf-8", newline="\n")
+    guide = GUIDE.format(count=len(SUBJECTS), columns=columns)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as all_or_none:
+        for name, text in ((EXERCISES, stubs()), (README, guide), (PROGRESS, progress())):
+            file = all_or_none.enter_context(atomic_write(folder / name))
+            file.write(text)
+            file.flush()
 
 
 def stubs() -> str:
@@ -122,13 +124,13 @@ def record_progress(file: Path, exercises: Sequence[Exercise]) -> None:
     if file.name != EXERCISES or not path.is_file():
         return
     with reading(path):
-        old = text = path.read_bytes().decode("utf-8", "replace")
+        old = text = path.read_bytes().decode("utf-8", "surrogateescape")
     for exercise in exercises:
         tick = "x" if exercise.passed else " "
         text = re.sub(rf"^- \[[ x]\] {exercise.name}:", f"- [{tick}] {exercise.name}:", text, flags=re.MULTILINE)
     if text != old:
-        with atomic_write(path) as written:
-            written.write(text)
+        with atomic_write(path, binary=True) as written:
+            written.write(text.encode("utf-8", "surrogateescape"))
 
 
 def check_course(*, seed: int, limits: Limits = Limits()) -> list[str]:

@@ -1,6 +1,8 @@
 """The student's folder."""
 
 import ast
+import errno
+import os
 
 import pytest
 
@@ -14,7 +16,9 @@ from tests.oracle.grade.graded import LINEAR, graded
 def test_the_folder(tmp_path):
     make_course(tmp_path / "a" / "course")
     (tmp_path / "other").mkdir()
+    there = (tmp_path / "other").stat().st_ino
     make_course(tmp_path / "other")
+    assert (tmp_path / "other").stat().st_ino == there  # whoever works in it still does
     names = {"exercises.py", "README.md", "PROGRESS.md"}
     for folder in (tmp_path / "a" / "course", tmp_path / "other"):
         assert {path.name for path in folder.iterdir()} == names
@@ -32,6 +36,16 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path):
     with pytest.raises(UserError, match="is not empty"):
         make_course(tmp_path / "notes.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_that_cannot_be_filled_stays_empty(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="cannot be written: No space left on device"):
+        make_course(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_stub_for_every_exercise():
@@ -60,7 +74,11 @@ def test_progress_is_kept(tmp_path):
     record_progress(file, graded(LINEAR, "linear", "softmax").exercises)
     text = progress.read_text(encoding="utf-8")
     assert text.count("- [x] ") == 1 and "- [x] linear: " in text
+    notes = b"\r\n\xff and \xc3\xa9 are mine\r\n"
+    progress.write_bytes(progress.read_bytes() + notes)
     record_progress(file, graded("def linear(x, weight, bias): pass", "linear").exercises)
+    assert progress.read_bytes().endswith(notes)
+    progress.write_bytes(progress.read_bytes().removesuffix(notes))
     assert "- [x] " not in progress.read_text(encoding="utf-8")
     record_progress(tmp_path / "exercises.py", ())
     assert not (tmp_path / PROGRESS).exists()
