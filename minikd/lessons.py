@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import minikd
 from minikd.atomic import atomic_write, write_json, writing
@@ -25,6 +26,7 @@ from minikd.reading import read_json_object, reading
 TITLE = re.compile(r"^# # \d+\. (.+)$", re.MULTILINE)
 ROW = re.compile(r"^\| (\d+) \| \[[^]]+\]\([^)]+\) \| .+ \| (.+) \|$", re.MULTILINE)
 RECORD, SUMMARY = "lessons.json", "lessons.txt"
+USED = {"passed": bool, "seconds": int | float, "checks": list, "sha256": str}  # of a record, later
 SECONDS_BETWEEN_LOOKS = 0.1
 LAST_LINES = 12  # of a failed lesson, shown
 
@@ -57,12 +59,13 @@ def find_lessons(folder: Path | None = None) -> dict[int, Lesson]:
         where = " and ".join(map(str, places))
         raise UserError(f"no lessons in {where}; wanted the folder lessons/ of minikd's repository (--folder)")
     guide = place / "README.md"
-    times = dict(ROW.findall(guide.read_text(encoding="utf-8"))) if guide.exists() else {}
-    lessons = {}
+    times = dict(ROW.findall(_text(guide))) if guide.exists() else {}
+    lessons: dict[int, Lesson] = {}
     for path in paths:
-        with reading(path):
-            title = TITLE.search(path.read_text(encoding="utf-8"))
+        title = TITLE.search(_text(path))
         number = int(path.name[:2])
+        if number in lessons:
+            raise UserError(f"{path} has the number of {lessons[number].path.name}; wanted one lesson of each number")
         lessons[number] = Lesson(number, path, title[1] if title else path.stem, times.get(str(number), ""))
     return lessons
 
@@ -71,7 +74,7 @@ def chosen(lessons: dict[int, Lesson], which: Sequence[str]) -> list[Lesson]:
     """Those of `which` ("3", "8-10"), or all; UserError: none of that number."""
     numbers: list[int] = []
     for part in which:
-        ends = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        ends = re.fullmatch(r"(\d\d?)(?:-(\d\d?))?", part)
         wanted = range(int(ends[1]), int(ends[2] or ends[1]) + 1) if ends else range(0)
         if not wanted or not set(wanted) <= set(lessons):
             raise UserError(f"{part!r} names no lesson; wanted a number from {min(lessons)} to {max(lessons)}, or 8-10")
@@ -86,7 +89,7 @@ def list_lessons(lessons: Iterable[Lesson]) -> None:
     for lesson in lessons:
         record = records.get(lesson.path.name, {})
         seconds = f"{record['seconds']:.0f} s" if record else lesson.usual_time
-        table.add_row(str(lesson.number), lesson.title, seconds, _state(lesson, record))
+        table.add_row(str(lesson.number), Text(lesson.title), Text(seconds), _state(lesson, record))
     Console(highlight=False).print(table)
 
 
@@ -102,11 +105,14 @@ def run_lessons(lessons: Sequence[Lesson], execute: Execute) -> int:
         held = sum(check["holds"] for check in record["checks"])
         colour = "green" if record["passed"] else "red"
         console.print(
-            f"[{colour}]{_state(lesson, record):7s}[/]  {lesson.number:2d}  {lesson.title}   "
-            f"[dim]{held} checks hold, {record['seconds']:.0f} s[/]"
+            Text.assemble(
+                (f"{_state(lesson, record):7s}", colour),
+                f"  {lesson.number:2d}  {lesson.title}   ",
+                (f"{held} checks hold, {record['seconds']:.0f} s", "dim"),
+            )
         )
         if not record["passed"]:
-            console.print(record["said"], markup=False)
+            console.print(Text(record["said"]))
     done = {lesson.path.name: records[lesson.path.name] for lesson in lessons}
     with atomic_write(FOLDER / SUMMARY) as file:
         file.write(as_text(records))
@@ -121,9 +127,10 @@ def run_lessons(lessons: Sequence[Lesson], execute: Execute) -> int:
 
 
 def read_records() -> dict[str, Any]:
-    """What running the lessons has given so far, by the name of the script."""
+    """What running the lessons has given so far, by the name of the script; without what is no such record."""
     path = FOLDER / RECORD
-    return read_json_object(path) if path.exists() else {}
+    records = read_json_object(path) if path.exists() else {}
+    return {name: record for name, record in records.items() if _is_record(record)}
 
 
 def as_text(records: dict[str, Any]) -> str:
@@ -140,7 +147,9 @@ def as_script(lesson: Lesson, checks: Path) -> str:
     """Run a lesson as what it is, a script (an `Execute`)."""
     environment = os.environ | {CHECKS: str(checks), "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"}
     command = [sys.executable, str(lesson.path)]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
     if done.returncode:
         raise RuntimeError(done.stdout)
     return done.stdout
@@ -153,7 +162,7 @@ def _run(lesson: Lesson, execute: Execute, console: Console) -> dict[str, Any]:
         checks.touch()
         usual = f", usually {lesson.usual_time}" if lesson.usual_time else ""
         try:
-            with console.status(f"{lesson.number}  {lesson.title}: running{usual}"):
+            with console.status(Text(f"{lesson.number}  {lesson.title}: running{usual}")):
                 said, passed = execute(lesson, checks), True
         except RuntimeError as error:
             said, passed = str(error), False
@@ -167,6 +176,22 @@ def _run(lesson: Lesson, execute: Execute, console: Console) -> dict[str, Any]:
         "said": "" if passed else "\n".join(said.rstrip().splitlines()[-LAST_LINES:]),
         "sha256": fingerprint,
     }
+
+
+def _is_record(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(isinstance(value.get(name), kind) for name, kind in USED.items())
+        and all(isinstance(check, dict) and check.keys() >= {"claim", "holds", "measured"} for check in value["checks"])
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        with reading(path):
+            return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8; wanted text") from error
 
 
 def _state(lesson: Lesson, record: dict[str, Any]) -> str:

@@ -1,11 +1,13 @@
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
+from minikd.atomic import write_json
 from minikd.errors import UserError
-from minikd.lessons import chosen, find_lessons
+from minikd.lessons import as_script, chosen, find_lessons, list_lessons, run_lessons
 
 GOOD = """# %% [markdown]
 # # 1. What holds
@@ -82,7 +84,7 @@ def test_which(which, numbers, course):
     assert [lesson.number for lesson in chosen(find_lessons(course / "lessons"), which)] == numbers
 
 
-@pytest.mark.parametrize("which", ["3", "x", "2-1", "1-3", "-1", ""])
+@pytest.mark.parametrize("which", ["3", "x", "2-1", "1-3", "-1", "", "1-99999999999999999999", "1" * 5000])
 def test_no_such_lesson(which, course):
     with pytest.raises(UserError, match="names no lesson; wanted a number from 1 to 2"):
         chosen(find_lessons(course / "lessons"), (which,))
@@ -100,6 +102,52 @@ def test_a_broken_record_is_told(course):
     done = minikd(course, "list")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "lessons.json" in done.stderr
+
+
+RECORD = {"passed": True, "seconds": 1.5, "checks": [], "sha256": ""}
+
+
+@pytest.mark.parametrize(
+    "record", [5, {}, RECORD | {"seconds": "1"}, RECORD | {"checks": [{}]}, {**RECORD, "sha256": None}]
+)
+def test_what_is_no_record_counts_as_not_run(record, course, monkeypatch, capsys):
+    monkeypatch.chdir(course)
+    (course / "runs" / "lessons").mkdir(parents=True)
+    write_json(course / "runs" / "lessons" / "lessons.json", {"01_good.py": record, "02_bad.py": RECORD})
+    list_lessons(find_lessons().values())
+    assert re.findall("not run|changed", capsys.readouterr().out) == ["not run", "changed"]
+
+
+@pytest.mark.parametrize("name", ["02_bad.py", "README.md"])
+def test_a_lesson_that_is_no_text(name, course):
+    (course / "lessons" / name).write_bytes(b"# \xff")
+    with pytest.raises(UserError, match=rf"{name}: byte 2 is not UTF-8; wanted text"):
+        find_lessons(course / "lessons")
+
+
+def test_two_lessons_of_one_number(course):
+    (course / "lessons" / "01_copy.py").write_text(GOOD)
+    with pytest.raises(UserError, match=r"01_good.py has the number of 01_copy.py; wanted one lesson of each number"):
+        find_lessons(course / "lessons")
+
+
+def test_titles_are_shown_as_they_are_written(course, monkeypatch, capsys):
+    monkeypatch.chdir(course)
+    (course / "lessons" / "01_good.py").write_text("# # 1. [bold]T[/red] of [red]x[/red] :smile:\n")
+    (course / "lessons" / "README.md").write_text("| 1 | [T](01_good.py) | T? | [red] s |\n")
+    lessons = list(find_lessons().values())[:1]
+    list_lessons(lessons)
+    assert run_lessons(lessons, lambda lesson, checks: "") == 0
+    listed, *done = capsys.readouterr().out.splitlines()[1:3]
+    assert listed == "1  [bold]T[/red] of [red]x[/red] :smile:  [red] s  not run"
+    assert done == ["passed    1  [bold]T[/red] of [red]x[/red] :smile:   0 checks hold, 0 s"]
+
+
+def test_a_lesson_may_print_any_bytes(course, monkeypatch, capsys):
+    monkeypatch.chdir(course)
+    (course / "lessons" / "02_bad.py").write_text("import os\nos.write(1, b'no \\xff [/b]')\nraise SystemExit(1)\n")
+    assert run_lessons(list(find_lessons().values())[1:], as_script) == 1
+    assert "no \ufffd [/b]" in capsys.readouterr().out
 
 
 def test_notebooks(course):
