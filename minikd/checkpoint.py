@@ -1,8 +1,8 @@
 """The state of a run, to resume from: kept under RUN/state/step-00000500, a folder a step, the newest two.
 
-A state is the exact bytes of every learner's parameters and moments, and whatever JSON the training loop needs
-besides. Each is written whole or not at all (`minikd.atomic`) and under checksums, so that a run killed at any moment
-has a sound one to go on from.
+A state is the exact bytes of every learner's parameters and moments, and what the training loop has not yet written
+down. Each is written whole or not at all (`minikd.atomic`) and under checksums, so that a run killed at any moment has
+a sound one to go on from.
 """
 
 import json
@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from minikd.atomic import LEFTOVER, atomic_folder, remove_folder, remove_leftovers, writing
 from minikd.backend import Array
@@ -32,6 +31,9 @@ KEPT = 2
 STEP = re.compile(r"step-(\d{8,})")
 ARRAYS, META = "state.safetensors", "state.json"
 
+Measured = tuple[int, dict[str, tuple[Array, Array]]]
+"""A step, and by learner its loss (nats a token) and the gradient's length before clipping."""
+
 
 @dataclass
 class LearnerState:
@@ -43,11 +45,14 @@ class LearnerState:
 
 @dataclass
 class RunState:
-    """Everything that a run needs to go on after `step` steps; `meta` is whatever JSON can hold."""
+    """Everything that a run needs to go on after `step` steps."""
 
     step: int
     learners: dict[str, LearnerState]
-    meta: dict[str, Any] = field(default_factory=dict)
+    seconds: float
+    """what the steps took"""
+    pending: list[Measured] = field(default_factory=list)
+    """the steps since the last record in metrics.jsonl, as numbers of the host"""
 
 
 def save_state(run: str | os.PathLike[str], state: RunState) -> Path:
@@ -56,16 +61,17 @@ def save_state(run: str | os.PathLike[str], state: RunState) -> Path:
     States of later steps go too: a run that saves an earlier one had to resume before them. Raises UserError when the
     folder cannot be written; the states already there are then as they were.
     """
-    folder = Path(run) / "state" / f"step-{state.step:08d}"
+    folder = Path(run) / "state" / _name(state.step)
     arrays = {}
     for name, learner in state.learners.items():
         arrays[f"{name}.parameters"] = learner.parameters
         arrays[f"{name}.first_moment"] = learner.moments.first
         arrays[f"{name}.second_moment"] = learner.moments.second
     updates = {name: learner.moments.updates for name, learner in state.learners.items()}
-    meta = json.dumps({"step": state.step, "updates": updates, "meta": state.meta}, indent=2)
+    meta = {"seconds": state.seconds, "pending": state.pending}
+    fields = json.dumps({"step": state.step, "updates": updates, "meta": meta}, indent=2)
     with atomic_folder(folder) as new:
-        (new / META).write_text(meta + "\n", encoding="utf-8")
+        (new / META).write_text(fields + "\n", encoding="utf-8")
         write_tensors(new / ARRAYS, arrays)
         write_sums(new)
     _prune(folder)
@@ -73,7 +79,7 @@ def save_state(run: str | os.PathLike[str], state: RunState) -> Path:
 
 
 def load_state(folder: str | os.PathLike[str]) -> RunState:
-    """Read one state back, as NumPy arrays; UserError when it is not, byte for byte, what was saved."""
+    """Read one state back, as NumPy arrays; UserError when it is not, byte for byte, what was saved as this state."""
     folder = Path(folder)
     verify_sums(folder, required=(ARRAYS, META))
     fields = read_json_object(folder / META)
@@ -82,12 +88,19 @@ def load_state(folder: str | os.PathLike[str]) -> RunState:
         learners = {
             name: LearnerState(
                 arrays[f"{name}.parameters"],
-                Moments(arrays[f"{name}.first_moment"], arrays[f"{name}.second_moment"], updates),
+                Moments(arrays[f"{name}.first_moment"], arrays[f"{name}.second_moment"], int(updates)),
             )
             for name, updates in fields["updates"].items()
         }
-        return RunState(fields["step"], learners, fields["meta"])
-    except (KeyError, AttributeError) as error:
+        pending = [
+            (int(step), {name: (float(loss), float(norm)) for name, (loss, norm) in measured.items()})
+            for step, measured in fields["meta"].get("pending", [])
+        ]
+        state = RunState(fields["step"], learners, float(fields["meta"]["seconds"]), pending)
+        if _name(state.step) != folder.name:
+            raise ValueError("the state of another step")
+        return state
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{folder}: sound, but not a state that this version of minikd writes") from error
 
 
@@ -157,6 +170,10 @@ def alone_in(path: Path) -> Iterator[None]:
     finally:
         if folder is not None:
             os.close(folder)  # and with it the lock, as does the end of the process
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def _state_folders(states: Path) -> list[Path]:

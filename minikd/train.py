@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minikd.backend import Array, get_array_module
-from minikd.checkpoint import LearnerState, RunState, has_state, latest, save_state
+from minikd.checkpoint import LearnerState, Measured, RunState, has_state, latest, save_state
 from minikd.errors import Interrupted, UserError
 from minikd.models import GPT2, Parameters
 from minikd.optim import AdamW, Moments, clip_scale, cosine_schedule, global_norm
@@ -68,6 +68,10 @@ class TrainConfig:
         for name in ("final_learning_rate", "beta2"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; wanted a number in [0, 1]")
+
+    def looks_after(self, step: int) -> bool:
+        """Whether the validation text is looked at after so many steps."""
+        return step % self.eval_every == 0 or step == self.steps
 
 
 @dataclass(frozen=True)
@@ -199,13 +203,12 @@ def train(
     """Train all learners for `config.steps` steps and return the training throughput in tokens a second.
 
     Leaves metrics, samples and states to resume from in `folder`. With `resume`, goes on from the newest sound state
-    (from the start if the run has not come as far as its first) and ends with the same bytes as without the
-    interruption. A loss that is not finite raises UserError and leaves the last good state; Ctrl-C saves a state and
-    raises Interrupted.
+    (from the start if the run has not come as far as its first) and ends with the same bytes, but for measured times,
+    as without the interruption. A loss or a weight that is not finite raises UserError and leaves the last good state;
+    Ctrl-C saves a state and raises Interrupted.
     """
-    done, seconds = restore(learners, folder) if resume else (0, 0.0)
+    done, seconds, pending = restore(learners, folder) if resume else (0, 0.0, [])
     tokens_a_step = config.batch_size * config.context
-    pending: list[tuple[int, dict[str, tuple[Array, Array]]]] = []
     with (
         Progress(
             total=config.steps * tokens_a_step,
@@ -224,46 +227,56 @@ def train(
             pending.append((done, seen))
             progress.update(tokens_a_step)
             stopping = bool(interrupted)
-            last = done == config.steps or stopping
-            looks, saves = done % config.eval_every == 0 or last, done % config.save_every == 0 or last
-            if done % config.log_every == 0 or looks or saves:
-                record = summary(pending, config, folder)
+            looks, saves = config.looks_after(done), done % config.save_every == 0 or done == config.steps
+            logs = looks or saves or done % config.log_every == 0
+            if logs or stopping:
+                pending = on_host(pending, folder)
+            if logs:
+                record = summary(pending)
                 record["tokens_per_second"] = done * tokens_a_step / seconds
                 progress.set_postfix_str(" ".join(f"{n} {record[n]['loss']:.3f}" for n in learners), refresh=False)
                 pending = []
                 if looks:
                     for name, loss in validate(learners).items():
+                        if not np.isfinite(loss):
+                            raise diverged(f"the {name}'s validation loss is {loss}", done, folder)
                         record[name]["val_loss"] = loss
                     record["sample"] = sample(learners)
                     progress.line(f"{folder.folder.name}: {line(record, config)}")
                 folder.log(record)
-            if saves:
-                save(learners, folder, done, seconds)
+            if saves or stopping:
+                save(learners, folder, done, seconds, pending)
             if stopping and done < config.steps:
                 raise Interrupted(f"stopped after step {done} of {config.steps}; its state is saved in {folder.folder}")
     return config.steps * tokens_a_step / seconds
 
 
-def summary(
-    pending: Sequence[tuple[int, Mapping[str, tuple[Array, Array]]]], config: TrainConfig, folder: RunFolder
-) -> dict[str, Any]:
-    """The steps since the last record as one record: mean loss and last gradient length of each learner.
+def on_host(pending: list[Measured], folder: RunFolder) -> list[Measured]:
+    """The steps since the last record, as numbers of the host.
 
     Here the host waits for the device, so here a loss that is not finite is seen: UserError, before anything is saved.
     """
-    step, seen = pending[-1]
-    record: dict[str, Any] = {"step": step}
-    for name in seen:
-        losses = []
-        for at, values in pending:
-            loss, norm = (float(value) for value in values[name])
+    numbers = []
+    for step, measured in pending:
+        numbers.append((step, {name: (float(loss), float(norm)) for name, (loss, norm) in measured.items()}))
+        for name, (loss, norm) in numbers[-1][1].items():
             if not (np.isfinite(loss) and np.isfinite(norm)):
-                kept = f"states saved before are in {folder.folder}; " if has_state(folder.folder) else ""
-                raise UserError(
-                    f"the {name}'s loss is {loss} and its gradient's length {norm} at step {at}: training diverged; "
-                    f"{kept}a lower --learning-rate may help"
-                )
-            losses.append(loss)
+                raise diverged(f"the {name}'s loss is {loss} and its gradient's length {norm}", step, folder)
+    return numbers
+
+
+def diverged(found: str, step: int, folder: RunFolder) -> UserError:
+    """What stops a run in which numbers are no longer finite."""
+    kept = f"states saved before are in {folder.folder}; " if has_state(folder.folder) else ""
+    return UserError(f"{found} at step {step}: training diverged; {kept}a lower --learning-rate may help")
+
+
+def summary(pending: list[Measured]) -> dict[str, Any]:
+    """The steps since the last record as one record: mean loss and last gradient length of each learner."""
+    step, newest = pending[-1]
+    record: dict[str, Any] = {"step": step}
+    for name, (_, norm) in newest.items():
+        losses = [measured[name][0] for _, measured in pending]
         record[name] = {"loss": sum(losses) / len(losses), "gradient_norm": norm}
     return record
 
@@ -275,20 +288,27 @@ def line(record: Mapping[str, Any], config: TrainConfig) -> str:
     return f"step {record['step']}/{config.steps}  {seen}  {record['tokens_per_second']:,.0f} tokens/s"
 
 
-def save(learners: Mapping[str, Learner], folder: RunFolder, step: int, seconds: float) -> None:
-    """Save a state to resume from."""
-    states = {name: LearnerState(learner.model.params.flat, learner.moments) for name, learner in learners.items()}
-    save_state(folder.folder, RunState(step, states, {"seconds": seconds}))
+def save(
+    learners: Mapping[str, Learner], folder: RunFolder, step: int, seconds: float, pending: list[Measured]
+) -> None:
+    """Save a state to resume from; UserError for weights that are not finite."""
+    states = {}
+    for name, learner in learners.items():
+        flat = learner.model.params.flat
+        if not get_array_module(flat).isfinite(flat).all():
+            raise diverged(f"the {name} has weights that are not finite", step, folder)
+        states[name] = LearnerState(flat, learner.moments)
+    save_state(folder.folder, RunState(step, states, seconds, pending))
 
 
-def restore(learners: Mapping[str, Learner], folder: RunFolder) -> tuple[int, float]:
-    """Set the learners to the newest sound state; returns its step and the seconds it took to get there.
+def restore(learners: Mapping[str, Learner], folder: RunFolder) -> tuple[int, float, list[Measured]]:
+    """Set the learners to the newest sound state; returns its step, the seconds it took, and what is not yet recorded.
 
     Before the first state a run is at its start. UserError: no state is sound, or it is of other learners.
     """
     if not has_state(folder.folder):
         folder.rewind(0)
-        return 0, 0.0
+        return 0, 0.0, []
     state = latest(folder.folder)
     for name, learner in learners.items():
         flat, moments = learner.model.params.flat, learner.moments
@@ -301,7 +321,7 @@ def restore(learners: Mapping[str, Learner], folder: RunFolder) -> tuple[int, fl
         moments.second[...] = xp.asarray(saved.moments.second)
         moments.updates = saved.moments.updates
     folder.rewind(state.step)
-    return state.step, state.meta["seconds"]
+    return state.step, state.seconds, state.pending
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def killed_before_line(n: int, save: Callable[[], object]) -> bool:
 
 def state(step: int, value: float) -> RunState:
     parameters, first, second = np.full((3, 1000), value)
-    return RunState(step, {"student": LearnerState(parameters, Moments(first, second))}, {"value": value})
+    return RunState(step, {"student": LearnerState(parameters, Moments(first, second))}, seconds=value)
 
 
 def crash_states(folder: Path, step: int) -> None:
@@ -65,19 +65,19 @@ def crash_states(folder: Path, step: int) -> None:
         shutil.copytree(original, run)
         killed = killed_before_line(kills + 1, lambda: save_state(run, state(step, 4.0)))
         found = latest(run)
-        assert (found.step, found.meta["value"]) in ((30, 3.0), (step, 4.0), *([(20, 2.0)] if TWO_RENAMES else []))
-        assert (found.learners["student"].parameters == found.meta["value"]).all()
+        assert (found.step, found.seconds) in ((30, 3.0), (step, 4.0), *([(20, 2.0)] if TWO_RENAMES else []))
+        assert (found.learners["student"].parameters == found.seconds).all()
         with alone_in(run):
             pass
         assert all(path.name.startswith("step-") for path in (run / "state").iterdir())
         save_state(run, state(40, 5.0))
-        assert latest(run).meta["value"] == 5.0
+        assert latest(run).seconds == 5.0
         assert len(os.listdir(run / "state")) == checkpoint.KEPT
         if not killed:
-            assert found.meta["value"] == 4.0
+            assert found.seconds == 4.0
             break
         kills += 1
-        new += found.meta["value"] == 4.0
+        new += found.seconds == 4.0
     print(kills, kills - new, new)
 
 

@@ -21,6 +21,7 @@ from minikd.checkpoint import (
 )
 from minikd.errors import UserError
 from minikd.optim import Moments
+from minikd.reading import SUMS, write_sums
 from tests.disks import locked_folder, small_disk
 
 CRASHES = Path(__file__).with_name("crashes.py")
@@ -31,11 +32,11 @@ def random_state(step, rng, names=("teacher", "student"), dtype=np.float32):
     for i, name in enumerate(names):
         parameters, first, second = rng.normal(size=(3, 50 + i)).astype(dtype)
         learners[name] = LearnerState(parameters, Moments(first, second, updates=step - i))
-    return RunState(step, learners, {"seed": 3, "losses": [1.5, float("inf")], "rng": 2**127 + 1, "note": "é"})
+    return RunState(step, learners, float(rng.normal()), [(step, {name: (1.5, 2.0) for name in names})])
 
 
 def assert_same_state(found, wanted):
-    assert (found.step, found.meta) == (wanted.step, wanted.meta)
+    assert (found.step, found.seconds, found.pending) == (wanted.step, wanted.seconds, wanted.pending)
     assert list(found.learners) == list(wanted.learners)
     for name, learner in wanted.learners.items():
         read = found.learners[name]
@@ -136,13 +137,41 @@ def test_resuming_before_a_broken_state_forgets_it(run, rng):
     assert latest(run, report=no_report).step == 30
 
 
-def test_a_sound_folder_that_is_no_state(run):
+def rewrite(folder, **fields):
+    """Change a state's JSON, and its checksums with it."""
+    path = folder / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    (folder / SUMS).unlink()
+    write_sums(folder)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"step": "30"},
+        {"step": 20},
+        {"updates": None},
+        {"updates": {"student": "many"}},
+        {"updates": {"pupil": 3}},
+        {"meta": [1]},
+        {"meta": {}},
+        {"meta": {"seconds": None}},
+        {"meta": {"seconds": 1.0, "pending": [3]}},
+    ],
+)
+def test_a_sound_folder_that_is_no_state(run, fields):
     folder = run / "state" / "step-00000030"
-    (folder / "state.json").write_text(json.dumps({"step": 30}))
-    sums = subprocess.run(["sha256sum", "state.json", "state.safetensors"], cwd=folder, capture_output=True, check=True)
-    (folder / "SHA256SUMS").write_bytes(sums.stdout)
+    rewrite(folder, **fields)
     with pytest.raises(UserError, match="sound, but not a state that this version of minikd writes"):
         load_state(folder)
+    assert latest(run, report=lambda line: None).step == 20
+
+
+def test_a_state_that_knows_of_no_pending_steps(run):
+    folder = run / "state" / "step-00000030"
+    rewrite(folder, meta={"seconds": 2.5})
+    state = load_state(folder)
+    assert (state.seconds, state.pending) == (2.5, [])
 
 
 @pytest.mark.parametrize("call", ["fsync", "mkdir", "rename"])

@@ -66,8 +66,13 @@ def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bytes(tmp_path, a
     resumed = run(tmp_path / "parts", resume=True, workers=workers, pdrop=0.1)
     np.testing.assert_array_equal(whole[0], resumed[0])
     np.testing.assert_array_equal(whole[1], resumed[1])
-    strip = lambda folder: [{**r, "tokens_per_second": 0} for r in RunFolder(folder).records()]  # noqa: E731
-    assert strip(tmp_path / "whole") == strip(tmp_path / "parts")
+    assert written(tmp_path / "whole") == written(tmp_path / "parts")
+
+
+def written(folder):
+    """What a run has written down, but for measured times."""
+    records = [{**record, "tokens_per_second": 0} for record in RunFolder(folder).records()]
+    return records, (folder / "samples.txt").read_text()
 
 
 def test_metrics_and_samples(tmp_path):
@@ -88,6 +93,16 @@ def test_a_last_line_cut_short_by_a_kill_is_dropped(tmp_path):
     assert [record["step"] for record in folder.records()] == [1, 2, 3, 4]
     folder.rewind(2)
     assert [record["step"] for record in folder.records()] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"garbage", b"\xff", b"[1]", b"{}", b'{"step": 2}', b'{"step": 2, "student": {"loss": null}}']
+)
+def test_a_damaged_line_of_the_metrics_is_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "student": {"loss": 4.5}}\n' + line + b"\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2: .*; wanted an? ") as error:
+        RunFolder(tmp_path).records()
+    assert "\n" not in str(error.value)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path):
@@ -116,6 +131,33 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path)
     assert np.isfinite(state.learners["student"].parameters).all()
 
 
+@pytest.mark.parametrize(
+    ("loss", "weight", "message"),
+    [(np.nan, 0.0, "validation loss is nan"), (1.5, np.inf, "has weights that are not finite")],
+)
+def test_what_is_not_finite_at_the_end_is_not_saved(tmp_path, loss, weight, message):
+    student = model(1)
+
+    def validate(learners):
+        student.params.flat[0] = weight
+        return {"student": loss}
+
+    with Workers(1) as pool, pytest.raises(UserError, match=f"the student.* {message} at step 4: training diverged"):
+        train(
+            {"student": Learner.of(student, LOOP)},
+            scratch(student),
+            batches,
+            replace(LOOP, steps=4, eval_every=4),
+            RunFolder(tmp_path),
+            validate=validate,
+            sample=lambda learners: "",
+            workers=pool,
+            quiet=True,
+        )
+    assert latest(tmp_path).step == 2
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+
+
 def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
     student = model(1)
     good = scratch(student)
@@ -142,16 +184,21 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
 
 
 def test_ctrl_c_finishes_the_step_saves_and_says_so(tmp_path):
+    """It comes between two records, and leaves no trace in what is written down."""
+
     def interrupting(i):
-        if i == 3:
+        if i == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return batches(i)
 
-    with pytest.raises(Interrupted, match="stopped after step 4 of 6"):
-        run(tmp_path, steps=interrupting)
-    assert latest(tmp_path).step == 4
-    whole = run(tmp_path / "whole")
-    np.testing.assert_array_equal(run(tmp_path, resume=True)[0], whole[0])
+    config = replace(LOOP, log_every=5, eval_every=5, save_every=6)
+    with pytest.raises(Interrupted, match="stopped after step 3 of 6"):
+        run(tmp_path / "parts", steps=interrupting, config=config)
+    assert latest(tmp_path / "parts").step == 3
+    assert not (tmp_path / "parts" / "metrics.jsonl").exists()
+    whole = run(tmp_path / "whole", config=config)
+    np.testing.assert_array_equal(run(tmp_path / "parts", config=config, resume=True)[0], whole[0])
+    assert written(tmp_path / "parts") == written(tmp_path / "whole")
 
 
 def test_a_state_of_other_sizes_is_refused(tmp_path):
