@@ -5,7 +5,7 @@ The teacher's text is sampled instead of searched for with a beam: an open-ended
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from minikd.errors import UserError
 from minikd.models import GPT2
 from minikd.models.generate import Sampling, generate
 from minikd.progress import Progress
+from minikd.reading import parse_json_object, reading
 from minikd.text import SequenceBatches, Tokenizer, Tokens
 from minikd.train import Step
 from minikd.workers import Workers
@@ -92,11 +93,23 @@ def save_pieces(pieces: list[Piece], folder: Path) -> None:
 
 
 def load_pieces(folder: Path) -> list[Piece] | None:
-    """The corpus that `save_pieces` left in `folder`, None if there is none (it is written whole or not at all)."""
+    """The corpus that `save_pieces` left in `folder`, None if there is none; UserError where it is damaged."""
     path = folder / "corpus.jsonl"
     if not path.exists():
         return None
-    return [Piece(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    with reading(path):
+        lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
+    return [_piece(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def _piece(line: bytes, where: str) -> Piece:
+    try:
+        piece = Piece(**parse_json_object(line, where))
+        if [type(value) for value in astuple(piece)] != [str, str, int, bool]:
+            raise TypeError("a value of another type")
+    except (UserError, TypeError) as error:
+        raise UserError(f"{where}: not a piece of text; without the file the teacher writes it again") from error
+    return piece
 
 
 def sequence_batches(
