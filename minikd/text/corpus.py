@@ -132,7 +132,8 @@ def open_corpus(paths: Sequence[str | os.PathLike[str]] = ()) -> Corpus:
         twin = by_place.setdefault(os.path.realpath(file), file)
         if twin is not file:
             raise UserError(f"{file}: the same file as {twin}, so one text could be both training and validation text")
-    name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    first = os.path.basename(os.path.abspath(paths[0]))
+    name = first if len(paths) == 1 else f"{first} and {len(paths) - 1} more"
     return Corpus(name, tuple(_checked_file(file) for file in files))
 
 

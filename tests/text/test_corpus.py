@@ -197,6 +197,13 @@ def test_what_cannot_be_split(tmp_path):
             corpus.split(val_fraction)
 
 
+@pytest.mark.parametrize("path", ["a.txt", "."])
+def test_a_text_has_one_name_wherever_it_is_called_from(tmp_path, monkeypatch, path):
+    (tmp_path / "a.txt").write_text("one\n" * 50)
+    monkeypatch.chdir(tmp_path)
+    assert open_corpus([path]).name == open_corpus([os.path.abspath(path)]).name in ("a.txt", tmp_path.name)
+
+
 def test_the_parts_have_fingerprints_of_their_own(tmp_path):
     for name, text in (("a.txt", "one\n" * 50), ("b.txt", "one\n" * 50), ("c.txt", "one\n" * 49 + "two\n")):
         (tmp_path / name).write_text(text)
