@@ -25,12 +25,11 @@ from minikd.job import Machine, MachineConfig, ModelConfig, RunConfig, TextConfi
 from minikd.models import GPT2
 from minikd.models.generate import Sampling, generate
 from minikd.options import RUN, nearest, read_run, refuse_changes
-from minikd.reading import read_json_object
+from minikd.report import has_report
+from minikd.run_folder import is_finished, reading_result
 from minikd.text import Corpus, Tokenizer, open_corpus, tokenize
 from minikd.train import TrainConfig
 from minikd.versions import versions
-
-RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def compare_all(call: Call, text: TextConfig, config: CompareConfig, run_config:
     """`minikd compare`: all methods on equal terms."""
     if call.resume:
         refuse_other_options(call)
-        if (call.out / "report.json").exists():
+        if has_report(call.out):
             print(f"finished already: the report is in {call.out / 'report.md'}")
             return
     with refusing():
@@ -252,19 +251,11 @@ def program() -> str:
     return "python -m minikd" if Path(sys.argv[0]) == Path(__file__).with_name("__main__.py") else "minikd"
 
 
-def is_finished(out: Path, models: tuple[str, ...]) -> bool:
-    """Whether a run has left its result and its models."""
-    return (out / RESULT).exists() and all((out / name).exists() for name in models)
-
-
 def say_result(out: Path, models: tuple[str, ...], before: str = "") -> None:
     """Print where the models of a finished run lie, and how good they are."""
-    path = out / RESULT
-    try:
-        result = Evaluation(**read_json_object(path)["evaluation"])
-        loss, perplexity = f"{result.val_loss:.4f}", f"{result.perplexity:.2f}"
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not what a run leaves; without it --resume evaluates again") from error
+    with reading_result(out) as result:
+        evaluation = Evaluation(**result["evaluation"])
+        loss, perplexity = f"{evaluation.val_loss:.4f}", f"{evaluation.perplexity:.2f}"
     print(f"{before}{' and '.join(f'{name} in {out / name}' for name in models)}")
     print(f"validation loss {loss}, perplexity {perplexity}")
 

@@ -1,6 +1,5 @@
 """The main job: a teacher, and its students by every method, on equal terms."""
 
-import json
 import math
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -13,11 +12,12 @@ from minikd.atomic import write_json
 from minikd.backend import to_host
 from minikd.distill.methods import DistillConfig
 from minikd.distill.scratch import scratch
+from minikd.errors import UserError
 from minikd.job import Data, Machine, ModelConfig, RunConfig, TextConfig, load, look, new_data, run
 from minikd.model_folder import save_model
 from minikd.models import GPT2
 from minikd.report import NextWords, Point, write_report
-from minikd.run_folder import RunFolder
+from minikd.run_folder import RESULT, RunFolder, is_finished, reading_result
 from minikd.softmax import softmax
 from minikd.text import Batches, windows
 from minikd.train import Learner, Tick, TrainConfig, train_step
@@ -112,7 +112,7 @@ def compare(text: TextConfig, config: CompareConfig, run_config: RunConfig, out:
             "settings": {"preset": config.preset, **asdict(replace(preset, training=training))},
             "runs": [over_seeds([row[name] for row in rows]) for name in ("teacher", *STUDENTS)],
         }
-        write_report(out, report, curves(places), next_words(out, data, training.context, machine))
+        write_report(out, report, curves(places, training), next_words(out, data, training.context, machine))
 
 
 def shortened(training: TrainConfig, steps: int) -> TrainConfig:
@@ -135,7 +135,8 @@ def train_all(
     speed = teacher_speed(teacher, data, training, machine)
     for method in ("codistill", "scratch", "soft", "hard", "sequence"):
         folder = place / method
-        if not (resume and (folder / "result.json").exists()):
+        models = ("model", "teacher") if method == "codistill" else ("model",)
+        if not (resume and is_finished(folder, models)):
             run(
                 method,
                 folder,
@@ -174,34 +175,32 @@ def teacher_speed(teacher: GPT2, data: Data, training: TrainConfig, machine: Mac
 def keep_teacher(teacher: GPT2, data: Data, codistilled: Path, folder: Path, speed: float) -> None:
     """Give the teacher, which was trained in the co-distillation's folder, a run folder of its own."""
     save_model(folder / "model", teacher.config, teacher.params, data.tokenizer)
-    own = RunFolder(folder)
-    own.rewind(0)
-    for record in RunFolder(codistilled).records():
-        own.log({"step": record["step"], "student": record["teacher"]})
+    records = [record for record in RunFolder(codistilled).records() if "teacher" in record]
+    RunFolder(folder).write([{"step": record["step"], "student": record["teacher"]} for record in records])
     values = {"parameters": teacher.params.flat.size, "tokens_per_second": speed, "label_bytes_per_token": 0.0}
-    write_json(folder / "result.json", values)
+    write_json(folder / RESULT, values)
 
 
 def measure_all(place: Path, data: Data, training: TrainConfig, machine: Machine) -> dict[str, dict[str, Any]]:
     """Every model of one seed on the validation text, beside the teacher; a row of the report for each name."""
     teacher, _ = load(place / "teacher" / "model", machine)
     seen, byte_lengths = data.validation[: training.eval_tokens], data.tokenizer.byte_lengths
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name in ("teacher", *STUDENTS):
         model, _ = load(place / name / "model", machine)
         beside = None if name == "teacher" else teacher
         evaluation = look(model, seen, byte_lengths, training.context, machine, teacher=beside)
-        result = json.loads((place / name / "result.json").read_text(encoding="utf-8"))
-        rows[name] = {
-            "name": name,
-            "parameters": result["parameters"],
-            "val_loss": evaluation.val_loss,
-            "bits_per_byte": evaluation.bits_per_byte,
-            "agreement": evaluation.agreement,
-            "kl_to_teacher": evaluation.kl_to_teacher,
-            "tokens_per_second": result["tokens_per_second"],
-            "label_bytes_per_token": result["label_bytes_per_token"],
-        }
+        with reading_result(place / name) as result:
+            rows[name] = {
+                "name": name,
+                "parameters": int(result["parameters"]),
+                "val_loss": evaluation.val_loss,
+                "bits_per_byte": evaluation.bits_per_byte,
+                "agreement": evaluation.agreement,
+                "kl_to_teacher": evaluation.kl_to_teacher,
+                "tokens_per_second": float(result["tokens_per_second"]),
+                "label_bytes_per_token": float(result["label_bytes_per_token"]),
+            }
     worst, best = rows["scratch"]["val_loss"], rows["teacher"]["val_loss"]
     for row in rows.values():
         row["gain_over_scratch"] = worst - row["val_loss"]
@@ -232,18 +231,30 @@ def standard_error(values: list[float]) -> float | None:
     return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
-def curves(places: list[Path]) -> dict[str, list[Point]]:
+def curves(places: list[Path], training: TrainConfig) -> dict[str, list[Point]]:
     """Validation loss against steps of every run: mean and standard error over the seeds."""
+    steps = [step for step in range(1, training.steps + 1) if training.looks_after(step)]
     result = {}
     for name in ("teacher", *STUDENTS):
-        seeds = [RunFolder(place / name).records() for place in places]
-        losses = [{r["step"]: r["student"]["val_loss"] for r in seed if "val_loss" in r["student"]} for seed in seeds]
+        run, learner = ("codistill", "teacher") if name == "teacher" else (name, "student")
+        seeds = [losses_at(steps, place / run, learner) for place in places]
         result[name] = [
-            Point(step, float(np.mean(values)), standard_error(values))
-            for step in losses[0]
-            if (values := [loss[step] for loss in losses])
+            Point(step, float(np.mean(values)), standard_error(list(values)))
+            for step, *values in zip(steps, *seeds, strict=True)
         ]
     return result
+
+
+def losses_at(steps: list[int], folder: Path, learner: str) -> list[float]:
+    """A learner's validation losses in the records of a run; UserError when that of a step is not there."""
+    run = RunFolder(folder)
+    losses = {record["step"]: record.get(learner, {}).get("val_loss") for record in run.records()}
+    for step in steps:
+        if losses.get(step) is None:
+            raise UserError(
+                f"{run.metrics}: there is no validation loss of step {step}; without {folder} --resume trains it again"
+            )
+    return [losses[step] for step in steps]
 
 
 def next_words(place: Path, data: Data, context: int, machine: Machine, n_words: int = 8) -> NextWords:

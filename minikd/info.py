@@ -7,12 +7,11 @@ from typing import Any
 
 from minikd.backend import select_device
 from minikd.checkpoint import STEP, load_state
-from minikd.commands import RESULT
 from minikd.errors import UserError
 from minikd.model_folder import load_model
 from minikd.options import RUN, read_run
 from minikd.reading import read_json_object
-from minikd.run_folder import RunFolder
+from minikd.run_folder import RESULT, RunFolder
 from minikd.versions import versions
 from minikd.workers import available_cores
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minikd.atomic import atomic_write
+from minikd.errors import UserError
 from minikd.figures import (
     NextWords,
     Point,
@@ -20,6 +21,9 @@ from minikd.figures import (
     shared_places,
     validation_loss_figure,
 )
+from minikd.reading import read_json_object
+
+FILES = ("report.json", "validation-loss.png", "next-word.png", "comparison.png", "report.md")
 
 Run = Mapping[str, Any]
 
@@ -47,18 +51,26 @@ def write_report(out: Path, report: Mapping[str, Any], curves: Mapping[str, Sequ
     report = plain(report)
     subtitle = describe(report)
     chance = math.log(report["vocab_size"])
-    files = {  # the first takes its name last: where there is a report.json, there is all of it
-        "report.json": (json.dumps(report, indent=2, allow_nan=False) + "\n").encode(),
-        "validation-loss.png": validation_loss_figure(curves, subtitle=subtitle, chance=chance),
-        "next-word.png": next_word_figure(words, vocab_size=report["vocab_size"]),
-        "comparison.png": comparison_figure(report["runs"], subtitle=subtitle),
-        "report.md": report_markdown(report).encode(),
-    }
-    with ExitStack() as all_or_none:
-        for name, data in files.items():
+    contents = (
+        (json.dumps(report, indent=2, allow_nan=False) + "\n").encode(),
+        validation_loss_figure(curves, subtitle=subtitle, chance=chance),
+        next_word_figure(words, vocab_size=report["vocab_size"]),
+        comparison_figure(report["runs"], subtitle=subtitle),
+        report_markdown(report).encode(),
+    )
+    with ExitStack() as all_or_none:  # the first takes its name last: where there is a report.json, there is all of it
+        for name, data in zip(FILES, contents, strict=True):
             file = all_or_none.enter_context(atomic_write(out / name, binary=True))
             file.write(data)
             file.flush()
+
+
+def has_report(out: Path) -> bool:
+    """Whether a comparison's whole report lies in `out`."""
+    try:
+        return "runs" in read_json_object(out / FILES[0]) and all((out / name).exists() for name in FILES)
+    except UserError:
+        return False
 
 
 def report_markdown(report: Mapping[str, Any]) -> str:

@@ -7,12 +7,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from minikd.compare import PRESETS, STUDENTS, CompareConfig, compare, doubtful_place, is_word, over_seeds, shortened
+from minikd.compare import (
+    PRESETS,
+    STUDENTS,
+    CompareConfig,
+    compare,
+    curves,
+    doubtful_place,
+    is_word,
+    measure_all,
+    over_seeds,
+    shortened,
+)
 from minikd.distill.methods import DistillConfig
 from minikd.distill.scratch import scratch
-from minikd.job import Machine, RunConfig, TextConfig, load
-from minikd.text import Batches
-from minikd.train import Learner, Tick, train_step
+from minikd.errors import UserError
+from minikd.evaluate import Evaluation
+from minikd.job import Data, Machine, RunConfig, TextConfig, load
+from minikd.report import Point
+from minikd.run_folder import RunFolder
+from minikd.text import Batches, Tokenizer
+from minikd.train import Learner, Tick, TrainConfig, train_step
 
 RUN = RunConfig(device="cpu", threads=1, quiet=True)
 CONFIG = CompareConfig(preset="tiny", steps=6, seeds=2)
@@ -102,7 +117,7 @@ def test_the_teacher_is_bit_for_bit_the_one_that_trains_alone(out, machine):
 def test_resuming_redoes_what_is_missing_and_nothing_else(out, report, machine, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
-    for gone in ("hard", "seed-1/soft"):
+    for gone in ("hard", "seed-1/soft/model", "seed-1/codistill/teacher", "teacher"):
         shutil.rmtree(copy / gone)
     kept = (copy / "sequence" / "metrics.jsonl").stat().st_mtime_ns
     compare(TextConfig(), CONFIG, RUN, copy, resume=True)
@@ -110,6 +125,35 @@ def test_resuming_redoes_what_is_missing_and_nothing_else(out, report, machine, 
     assert [run["val_losses"] for run in again["runs"]] == [run["val_losses"] for run in report["runs"]]
     np.testing.assert_array_equal(weights(copy / "hard" / "model", machine), weights(out / "hard" / "model", machine))
     assert (copy / "sequence" / "metrics.jsonl").stat().st_mtime_ns == kept
+
+
+def test_a_damaged_result_is_named(out, machine, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    monkeypatch.setattr("minikd.compare.look", lambda *arguments, **options: Evaluation(4.0, 10, 2.0))
+    data = Data("some text", Tokenizer.load(out / "text"), [], [])
+    for damage in ("x", "{}", '{"parameters": null}', '{"parameters": "x", "tokens_per_second": 1}'):
+        (copy / "hard" / "result.json").write_text(damage)
+        message = r"hard/result\.json is not what a run leaves; without it --resume evaluates again"
+        with pytest.raises(UserError, match=message):
+            measure_all(copy, data, PRESETS["tiny"].training, machine)
+
+
+def test_curves_over_seeds(tmp_path):
+    def write(place, steps):
+        for name in STUDENTS:
+            losses = {who: {"val_loss": steps[-1] + place} for who in ("student", "teacher")}
+            RunFolder(tmp_path / str(place) / name).write([{"step": step, **losses} for step in steps])
+
+    training = TrainConfig(steps=5, eval_every=2)
+    places = [tmp_path / "0", tmp_path / "1"]
+    write(0, [2, 3, 4, 5])  # after step 3, a version before this one was interrupted
+    write(1, [2, 4, 5])
+    assert curves(places, training)["teacher"] == [Point(step, 5.5, 0.5) for step in (2, 4, 5)]
+    write(1, [2, 5])
+    message = r"1/codistill/metrics\.jsonl: there is no validation loss of step 4; without .*codistill --resume trains"
+    with pytest.raises(UserError, match=message):
+        curves(places, training)
 
 
 def test_means_and_standard_errors_over_seeds():

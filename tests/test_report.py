@@ -23,7 +23,7 @@ from minikd.figures import (
     validation_loss_figure,
     visible,
 )
-from minikd.report import describe, digits, findings, plain, table_markdown, write_report
+from minikd.report import describe, digits, findings, has_report, plain, table_markdown, write_report
 from tests.disks import locked_folder, small_disk
 
 NAMES = ["teacher", "scratch", "soft", "hard", "sequence", "codistill"]
@@ -112,6 +112,17 @@ def test_report_page(tmp_path, undrawn):
     page = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert table_markdown(report()) in page
     assert all(f"]({name})" in page for name in FILES if name.endswith("png"))
+
+
+def test_a_report_of_which_a_part_is_gone_is_none(tmp_path, undrawn):
+    for name in FILES:
+        write_report(tmp_path, report(), curves(), next_words())
+        assert has_report(tmp_path)
+        (tmp_path / name).unlink()
+        assert not has_report(tmp_path)
+    for damage in ("x", "{}", "[1]"):
+        (tmp_path / "report.json").write_text(damage)
+        assert not has_report(tmp_path)
 
 
 def test_report_json_is_strict_and_free_of_numpy(tmp_path, undrawn):
