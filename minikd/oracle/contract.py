@@ -57,6 +57,8 @@ def pull(f: Callable, args: Sequence[Any], wrt: int | Sequence[int] | None, rng:
     value, vjp = value_and_vjp(f, args)
     problems = arguments.changes("the function")
     parts = parts_of(value)
+    if not parts:
+        raise ValueError("the function's value is an empty tuple; wanted floating arrays or a number")
     for part in parts:
         if not (is_number(part) or (is_array(part) and is_floating(part))):
             raise ValueError(f"the function's value holds a {type(part).__name__}; wanted floating arrays or a number")
@@ -181,6 +183,8 @@ def _differentiable(leaves: list[Leaf], wrt: int | Sequence[int] | None) -> list
             raise ValueError("no argument holds a floating array to differentiate by")
         return floating
     positions = (wrt,) if isinstance(wrt, int) else tuple(wrt)
+    if not positions:
+        raise ValueError("wrt names no position; wanted at least one")
     for position in positions:
         if not any(leaf.position == position for leaf in floating):
             raise ValueError(f"wrt names position {position}, where there is no floating array")
@@ -228,6 +232,8 @@ def _gradient(leaf: Leaf, tree: Any) -> tuple[np.ndarray | None, str]:
         if not isinstance(tree, Mapping) or key not in tree:
             return None, "the pullback returned no gradient for it"
         tree = tree[key]
+    if isinstance(tree, np.generic):  # what NumPy makes of arithmetic with an array without axes
+        tree = np.asarray(tree)
     if not is_array(tree) or get_array_module(tree) is not get_array_module(leaf.array):
         return None, f"its gradient is a {type(tree).__name__}; wanted an array like the argument"
     if tree.shape != leaf.array.shape:
@@ -262,6 +268,7 @@ def _differences(problem: str, some: Gradients, others: Gradients, pulled: Pulle
         cancelled = 100 * unit * pulled.size / leaf.scale  # a gradient this small is nothing but rounding
         with np.errstate(invalid="ignore"):
             apart = np.where((one == other) | (np.isnan(one) & np.isnan(other)), 0, one - other)
-            if not np.linalg.norm(apart) <= allowed * np.linalg.norm(one) + cancelled:
+            size = np.linalg.norm(np.where(np.isfinite(one), one, 0))
+            if not np.linalg.norm(apart) <= allowed * size + cancelled:
                 found.append(f"{problem} ({leaf.name})")
     return found

@@ -96,8 +96,14 @@ def check_vjp(
     each array's own size. A kink in f, rounding in it, or float32 can leave a verdict "unclear".
     Checked too: f gives the same value twice; arguments, cotangent and value stay as they were; vjp gives the same
     gradients whatever it was asked in between, is linear, and returns the arguments' own shapes and dtypes.
-    ValueError: f returns no such pair, or `wrt` names no floating argument.
+    ValueError: f returns no such pair, `wrt` names no floating argument, `tol` is not in (0, 1), `directions` is below
+    1 or `max_entries` below 0.
     """
+    if not 0 < tol < 1:
+        raise ValueError(f"tol is {tol}; wanted a number in (0, 1)")
+    for name, number, least in (("max_entries", max_entries, 0), ("directions", directions, 1)):
+        if not number >= least:
+            raise ValueError(f"{name} is {number}; wanted at least {least}")
     rng = np.random.default_rng(seed)
     probe = Probe(f, args)
     pulled = pull(f, args, wrt, rng)
@@ -208,7 +214,8 @@ class _Comparison:
         if 0 < error <= 4 * doubt and max(size, float(np.linalg.norm(got))) <= zero <= ZERO_SHARE * ordinary:
             report = replace(report, relative_error=0.0, reason="got and wanted are 0 to rounding")
         elif not error <= max(self.tol * size, 4 * doubt):
-            return replace(report, verdict="wrong")
+            reason = "" if np.isfinite(got).all() else "the gradient is NaN or infinite"
+            return replace(report, verdict="wrong", reason=reason)
         elif error > self.tol * size or blurred > self.tol:
             return replace(report, verdict="unclear", reason=self._doubt(unit))
         if not exists.all():

@@ -1,5 +1,6 @@
 """The oracle accepts what is right, rejects what was planted, and says what it cannot know."""
 
+import math
 from functools import partial
 
 import numpy as np
@@ -98,6 +99,10 @@ def test_accepts_losses(rng):
     assert_vjp(lambda z: forward_kl(z, teacher), student)
     assert_vjp(lambda x: (float((x * x).sum()), lambda: 2 * x), student)
     assert_vjp(lambda x: ((x * x).sum(), lambda weight: 2 * weight * x), student)
+
+
+def test_accepts_an_array_without_axes():
+    assert_vjp(lambda x: (x * x, lambda dy: 2 * x * dy), np.array(2.0))  # of which NumPy makes scalars
 
 
 def test_accepts_several_parts(rng):
@@ -216,6 +221,12 @@ def test_rejects_it_in_large_arrays_too(rng, f, name):
     args = rng.normal(size=(4, 37)), rng.normal(size=(37, 41)), rng.normal(size=41)
     report = check_vjp(f, args)
     assert [a.name for a in report.arguments if a.verdict == "wrong"] == [name]
+
+
+def test_says_that_a_gradient_is_not_a_number(affine_args):
+    report = check_vjp(planted(dw=partial(one_entry_off, by=np.nan)), affine_args)
+    assert report.problems == ()
+    assert "got nan" in str(report) and "the gradient is NaN or infinite" in str(report)
 
 
 def test_rejects_what_is_right_for_square_matrices_transposed(rng):
@@ -497,6 +508,12 @@ def test_number_of_evaluations_is_bounded(rng):
         (lambda x: (x, x), {}, "returned tuple; wanted a pair"),
         (lambda x: (x.astype(int), same), {}, "wanted floating arrays"),
         (lambda x: ("y", same), {}, "holds a str"),
+        (lambda x: ((), same), {}, "value is an empty tuple"),
+        (lambda x: (x, same), {"wrt": []}, "wrt names no position"),
+        (lambda x: (x, same), {"tol": 2}, r"tol is 2; wanted a number in \(0, 1\)"),
+        (lambda x: (x, same), {"tol": math.inf}, r"tol is inf; wanted a number in \(0, 1\)"),
+        (lambda x: (x, same), {"max_entries": 0, "directions": 0}, "directions is 0; wanted at least 1"),
+        (lambda x: (x, same), {"max_entries": -1}, "max_entries is -1; wanted at least 0"),
         (lambda x: (x, same), {"wrt": 1}, "wrt names position 1, where there is no floating array"),
     ],
 )
