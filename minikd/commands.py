@@ -28,7 +28,7 @@ from minikd.options import RUN, nearest, read_run, refuse_changes
 from minikd.report import has_report
 from minikd.run_folder import is_finished, reading_result
 from minikd.text import Corpus, Tokenizer, open_corpus, tokenize
-from minikd.train import TrainConfig
+from minikd.train import TrainConfig, check_learning_rate
 from minikd.versions import versions
 
 
@@ -47,8 +47,8 @@ class NewTeacherConfig:
 
     def __post_init__(self) -> None:
         self.model(0.0)
-        if self.teacher_learning_rate is not None and not self.teacher_learning_rate > 0:
-            raise ValueError(f"teacher_learning_rate is {self.teacher_learning_rate}; wanted a number above 0")
+        if self.teacher_learning_rate is not None:
+            check_learning_rate("teacher_learning_rate", self.teacher_learning_rate)
 
     def model(self, dropout: float) -> ModelConfig:
         """The new teacher's size."""

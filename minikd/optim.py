@@ -26,9 +26,11 @@ def global_norm(gradient: Array) -> Array:
 
 
 def clip_scale(norm: Array, max_norm: float) -> Array:
-    """What to multiply a gradient of length `norm` by so that it is at most `max_norm` long. Pascanu et al. 2013."""
-    xp = get_array_module(norm)
-    return max_norm / xp.maximum(norm, norm.dtype.type(max_norm))
+    """What to multiply a gradient of length `norm` by so that it is at most `max_norm` long; inf leaves it as it is.
+
+    Pascanu et al. 2013.
+    """
+    return 1 / get_array_module(norm).maximum(norm / max_norm, norm.dtype.type(1))
 
 
 @dataclass
@@ -50,13 +52,21 @@ class Moments:
 class AdamW:
     """Adam with decoupled weight decay on the matrices.
 
-    Loshchilov & Hutter 2019, algorithm 2, but the decay is times the whole learning rate, as in PyTorch.
+    Loshchilov & Hutter 2019, algorithm 2, but the decay is times the whole learning rate, as in PyTorch. A ValueError
+    names the field that cannot be.
     """
 
     beta1: float = 0.9
     beta2: float = 0.99
     eps: float = 1e-8
     weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; wanted a number in [0, 1)")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay is {self.weight_decay}; wanted a finite number of at least 0")
 
     def update(
         self, params: Parameters, gradient: Array, moments: Moments, *, learning_rate: float, scale: Array | float = 1.0

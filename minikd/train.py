@@ -1,5 +1,6 @@
 """The one training loop: every method is a step function that it calls."""
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -43,7 +44,7 @@ class TrainConfig:
     beta2: float = 0.99
     """how long AdamW remembers the squares of the gradients"""
     clip_norm: float = 1.0
-    """longest gradient; a longer one is scaled down to it"""
+    """longest gradient; a longer one is scaled down to it (inf: none is)"""
     accumulate: int = 1
     """parts a batch is computed in, one after the other, to save memory"""
     log_every: int = 10
@@ -59,15 +60,24 @@ class TrainConfig:
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; wanted at least 1")
-        for name in ("learning_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; wanted a number above 0")
-        for name in ("warmup_steps", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; wanted a number of at least 0")
-        for name in ("final_learning_rate", "beta2"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; wanted a number in [0, 1]")
+        check_learning_rate("learning_rate", self.learning_rate)
+        if not self.clip_norm > 0:
+            raise ValueError(f"clip_norm is {self.clip_norm}; wanted a number above 0, inf to clip nothing")
+        if not self.warmup_steps >= 0:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}; wanted at least 0")
+        if not 0 <= self.final_learning_rate <= 1:
+            raise ValueError(f"final_learning_rate is {self.final_learning_rate}; wanted a number in [0, 1]")
+        self.optimizer()
+
+    def optimizer(self) -> AdamW:
+        """The optimiser; ValueError where there is none of these fields."""
+        return AdamW(beta2=self.beta2, weight_decay=self.weight_decay)
+
+
+def check_learning_rate(name: str, value: float) -> None:
+    """ValueError unless `value` is a finite number above 0."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} is {value}; wanted a finite number above 0")
 
     def looks_after(self, step: int) -> bool:
         """Whether the validation text is looked at after so many steps."""
@@ -112,8 +122,7 @@ class Learner:
     @classmethod
     def of(cls, model: GPT2, config: TrainConfig, learning_rate: float | None = None) -> "Learner":
         """`model`, about to take its first step; with a learning rate of its own, or the configuration's."""
-        optimizer = AdamW(beta2=config.beta2, weight_decay=config.weight_decay)
-        return cls(model, learning_rate or config.learning_rate, Moments.zeros(model.params), optimizer)
+        return cls(model, learning_rate or config.learning_rate, Moments.zeros(model.params), config.optimizer())
 
 
 def gradients(

@@ -76,6 +76,14 @@ def test_clipping():
     assert clip_scale(np.float64(5.0), 1.0) == pytest.approx(0.2)
     assert clip_scale(np.float64(0.5), 1.0) == 1.0
     assert clip_scale(np.float64(0.0), 1.0) == 1.0
+    assert clip_scale(np.float64(5.0), math.inf) == 1.0
+
+
+@pytest.mark.parametrize("fields", [{"beta1": 1}, {"beta2": 1}, {"beta2": -0.1}, {"weight_decay": math.inf}])
+def test_optimisers_that_cannot_be(fields):
+    ((name, value),) = fields.items()
+    with pytest.raises(ValueError, match=f"{name} is {value}; wanted a"):
+        AdamW(**fields)
 
 
 def test_schedule():

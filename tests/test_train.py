@@ -1,6 +1,7 @@
 """The loop: resuming, diverging, being interrupted, accumulating, and what it writes down."""
 
 import json
+import math
 import os
 import signal
 from dataclasses import replace
@@ -260,9 +261,12 @@ def test_training_learns_a_pattern():
     ("fields", "message"),
     [
         ({"steps": 0}, "steps is 0; wanted at least 1"),
-        ({"learning_rate": 0.0}, "learning_rate is 0.0; wanted a number above 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; wanted a finite number above 0"),
         ({"warmup_steps": -1}, "warmup_steps is -1"),
-        ({"beta2": 1.5}, "beta2 is 1.5"),
+        ({"learning_rate": math.inf}, "learning_rate is inf; wanted a finite number above 0"),
+        ({"weight_decay": math.inf}, "weight_decay is inf; wanted a finite number of at least 0"),
+        ({"clip_norm": 0.0}, "clip_norm is 0.0; wanted a number above 0, inf to clip nothing"),
+        ({"beta2": 1.0}, r"beta2 is 1.0; wanted a number in \[0, 1\)"),
     ],
 )
 def test_configurations_that_cannot_be(fields, message):
