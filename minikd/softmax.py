@@ -1,21 +1,26 @@
 """Temperature softmax and log-softmax: the heart of distillation."""
 
-import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from minikd.backend import Array, get_array_module, on_host, row_blocks, row_dot, row_sum
 
+FLOATING = ("float16", "bfloat16", "float32", "float64")
+TEMPERATURES = (1e-15, 1e15)  # the lowest and the highest: the square of either is an ordinary float32
+
 
 def softmax(logits: Array, temperature: float = 1.0) -> tuple[Array, Callable]:
     """Probabilities exp(logits / T) / sum(exp(logits / T)) over the last axis.
 
     logits (..., V) -> p (..., V); vjp(dp) -> dlogits. float16 and bfloat16 are computed, and p is returned, in float32.
-    An entry of -inf has p = 0 and gradient 0. ValueError: a row of nothing else (on a GPU, NaN instead), a temperature
-    that is not above 0. Hinton, Vinyals & Dean 2015, eq. 1. Kept for the pullback: p.
+    An entry of -inf has p = 0 and gradient 0. ValueError: a row of nothing else (on a GPU, NaN instead), logits of
+    another type or without entries, a temperature that is not in 1e-15 to 1e15, a dp of another shape than p.
+    Hinton, Vinyals & Dean 2015, eq. 1. Kept for the pullback: p.
     """
+    check_floating(logits=logits)
     check_temperature(temperature)
     xp, dtype = get_array_module(logits), working_dtype(logits)
     z = logits.reshape(-1, logits.shape[-1])
@@ -28,12 +33,12 @@ def softmax(logits: Array, temperature: float = 1.0) -> tuple[Array, Callable]:
 
     def vjp(dp: Array) -> Array:
         # p_i depends on z_j through its own power and through the sum: dp_i/dz_j = p_i (1[i = j] - p_j) / T
-        dz, dp = xp.empty_like(p), dp.reshape(p.shape)
+        dz, dp = xp.empty_like(p), cotangent_rows(dp, logits.shape)
         for block in row_blocks(p):
             xp.subtract(dp[block], row_dot(p[block], dp[block])[:, None], out=dz[block])
             dz[block] *= p[block]
             if temperature != 1:
-                dz[block] *= inverse(temperature, dtype)
+                dz[block] *= 1 / float(temperature)
         return dz.reshape(logits.shape).astype(logits.dtype, copy=False)
 
     return p.reshape(logits.shape), vjp
@@ -45,6 +50,7 @@ def log_softmax(logits: Array, temperature: float = 1.0) -> tuple[Array, Callabl
     logits (..., V) -> logp (..., V) in nats; vjp(dlogp) -> dlogits. Types and errors as in `softmax`. An entry of -inf
     stays -inf and takes no part in the pullback. Kept for the pullback: logp.
     """
+    check_floating(logits=logits)
     check_temperature(temperature)
     xp, dtype = get_array_module(logits), working_dtype(logits)
     z = logits.reshape(-1, logits.shape[-1])
@@ -57,22 +63,44 @@ def log_softmax(logits: Array, temperature: float = 1.0) -> tuple[Array, Callabl
 
     def vjp(dlogp: Array) -> Array:
         # d(logp_i)/dz_j = (1[i = j] - p_j) / T
-        dz, dlogp = xp.empty_like(logp), dlogp.reshape(logp.shape)
+        dz, dlogp = xp.empty_like(logp), cotangent_rows(dlogp, logits.shape)
         for block in row_blocks(logp):
             finite = xp.where(xp.isinf(logp[block]), dtype.type(0), dlogp[block])
             xp.exp(logp[block], out=dz[block])
             dz[block] *= -finite.sum(axis=-1, keepdims=True)
             dz[block] += finite
-            dz[block] *= inverse(temperature, dtype)
+            dz[block] *= 1 / float(temperature)
         return dz.reshape(logits.shape).astype(logits.dtype, copy=False)
 
     return logp.reshape(logits.shape), vjp
 
 
+def check_floating(**arrays: Array) -> None:
+    """ValueError unless these, by name, are arrays (..., V) of floating-point numbers, V above 0."""
+    for name, x in arrays.items():
+        verb = "are" if name.endswith("s") else "is"
+        if not _in_floating(getattr(x, "dtype", None)):
+            types = f"{', '.join(FLOATING[:-1])} or {FLOATING[-1]}"
+            raise ValueError(f"{name} {verb} {form(x)}; wanted an array of type {types} in native byte order")
+        if x.shape[-1:] in ((), (0,)):
+            raise ValueError(f"{name} {verb} {form(x)}; wanted at least one axis, and the last one not empty")
+
+
+@cache
+def _in_floating(dtype: Any) -> bool:
+    return str(dtype) in FLOATING
+
+
+def form(x: Any) -> str:
+    """What `x` is, for a message: type and shape of an array, or its class."""
+    return f"{x.dtype} {x.shape}" if hasattr(x, "dtype") else f"a {type(x).__name__}"
+
+
 def check_temperature(temperature: float) -> None:
-    """ValueError unless `temperature` is a finite number above 0."""
-    if not (isinstance(temperature, (int, float, np.number)) and 0 < temperature < math.inf):
-        raise ValueError(f"temperature is {temperature!r}; wanted a finite number above 0")
+    """ValueError unless `temperature` is a number from 1e-15 to 1e15."""
+    lowest, highest = TEMPERATURES
+    if not (isinstance(temperature, (int, float, np.number)) and lowest <= temperature <= highest):
+        raise ValueError(f"temperature is {temperature!r}; wanted a number from {lowest:g} to {highest:g}")
 
 
 def working_dtype(logits: Array) -> Any:
@@ -80,10 +108,11 @@ def working_dtype(logits: Array) -> Any:
     return np.dtype(np.float64 if logits.dtype == np.float64 else np.float32)
 
 
-def inverse(temperature: float, dtype: Any) -> float:
-    """1 / temperature, within the range of `dtype`."""
-    limits = np.finfo(dtype)
-    return min(max(1 / float(temperature), float(limits.tiny)), float(limits.max))
+def cotangent_rows(cotangent: Array, shape: tuple[int, ...]) -> Array:
+    """A cotangent (..., V) as rows (n, V); ValueError unless it has the value's `shape`."""
+    if getattr(cotangent, "shape", None) != shape:
+        raise ValueError(f"the cotangent is {form(cotangent)}; wanted the value's shape, {shape}")
+    return cotangent.reshape(-1, shape[-1])
 
 
 def take(x: Array, index: Array) -> Array:
@@ -108,7 +137,7 @@ def shift_and_scale(z: Array, origin: Array, temperature: float, *, out: Array) 
     xp.subtract(z, origin[:, None], out=out, dtype=out.dtype)
     if temperature != 1:
         with np.errstate(over="ignore"):  # a tiny T sends all but the largest to -inf
-            out *= inverse(temperature, out.dtype)
+            out *= 1 / float(temperature)
     return out
 
 

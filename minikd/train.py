@@ -73,15 +73,15 @@ class TrainConfig:
         """The optimiser; ValueError where there is none of these fields."""
         return AdamW(beta2=self.beta2, weight_decay=self.weight_decay)
 
+    def looks_after(self, step: int) -> bool:
+        """Whether the validation text is looked at after so many steps."""
+        return step % self.eval_every == 0 or step == self.steps
+
 
 def check_learning_rate(name: str, value: float) -> None:
     """ValueError unless `value` is a finite number above 0."""
     if not 0 < value < math.inf:
         raise ValueError(f"{name} is {value}; wanted a finite number above 0")
-
-    def looks_after(self, step: int) -> bool:
-        """Whether the validation text is looked at after so many steps."""
-        return step % self.eval_every == 0 or step == self.steps
 
 
 @dataclass(frozen=True)

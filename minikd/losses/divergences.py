@@ -3,8 +3,9 @@
 All are in nats, 0 if and only if p = q, never negative, and carry no T^2. All are called alike: student logits and
 teacher logits (..., V); mask (...) bool, True where a token counts -> loss; vjp(w) -> dstudent. The teacher is a
 constant. Logits may be -inf; a NaN or +inf among those of a token makes its loss and gradient NaN. `reduction`: mean
-over the counted tokens, sum, or none (loss and w are then (...)). ValueError: T not above 0, shapes or vocabularies
-that differ, a parameter outside its range, a mean over no token.
+over the counted tokens, sum, or none (loss and w are then (...)). ValueError: T not in 1e-15 to 1e15, shapes or
+vocabularies that differ, logits of other types than `softmax` takes, a parameter outside its range, a mean over no
+token.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 from minikd.backend import Array, get_array_module
 from minikd.losses.tokens import Pullback, counted_tokens, token_loss
-from minikd.softmax import largest_entries, shift_and_scale, sum_of_others, working_dtype
+from minikd.softmax import check_floating, largest_entries, shift_and_scale, sum_of_others, working_dtype
 
 
 def cross_entropy(
@@ -14,6 +14,7 @@ def cross_entropy(
     -> loss in nats; vjp(w) -> dlogits, T = 1. `reduction`: mean over the counted tokens, sum, or none (w and loss are
     then (...)). ValueError: shapes or types that do not match, a label outside the vocabulary, a mean over no token.
     """
+    check_floating(logits=logits)
     counted = counted_tokens(logits.shape, labels, mask)
     itemsize = working_dtype(logits).itemsize
     return token_loss(_cross_entropy_rows, (logits, labels), counted, reduction, itemsize=itemsize)

@@ -2,7 +2,7 @@
 
 All take features of student and teacher (..., C) and (..., D) for the same tokens (...), and `mask` (...) bool, True
 where a token counts. The teacher is a constant. `reduction`: mean over the counted tokens, sum, or none. ValueError:
-shapes that do not fit, a mean over no token.
+shapes or types that do not fit, a mean over no token.
 """
 
 import math
@@ -15,7 +15,7 @@ from minikd.losses.divergences import forward_kl
 from minikd.losses.logits import cosine_logits, mse_logits
 from minikd.losses.tokens import Pullback, check_reduction, counted_tokens, reduce_tokens
 from minikd.nn import linear
-from minikd.softmax import working_dtype
+from minikd.softmax import check_floating, working_dtype
 
 
 def mse_hidden(
@@ -102,6 +102,7 @@ def relation_kd(
 
 
 def _check_sequences(student: Array, teacher: Array) -> None:
+    check_floating(student=student, teacher=teacher)
     if len(student.shape) < 2 or teacher.shape[:-1] != student.shape[:-1]:
         raise ValueError(f"student is {student.shape}, teacher {teacher.shape}; wanted (..., T, C) and (..., T, D)")
 
@@ -115,6 +116,7 @@ def _side_by_side(
     reduction: str,
 ) -> tuple[Array, Pullback]:
     """`loss` between student projection and teacher."""
+    check_floating(student=student, teacher=teacher)
     x, vjp_projection = student, None
     if projection is not None:
         x, vjp_projection = _project(student, projection, counted_tokens(student.shape, None, mask))
@@ -126,6 +128,7 @@ def _side_by_side(
 
 
 def _project(student: Array, projection: Array, counted: Array | None) -> tuple[Array, Callable]:
+    check_floating(projection=projection)
     if len(projection.shape) != 2 or projection.shape[0] != student.shape[-1]:
         raise ValueError(
             f"projection is {projection.shape}; wanted ({student.shape[-1]}, D) for student {student.shape}"

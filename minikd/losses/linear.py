@@ -14,7 +14,7 @@ from minikd.losses.divergences import Divergence, forward_kl
 from minikd.losses.hard_labels import cross_entropy
 from minikd.losses.objective import Alpha, checked_alpha, distillation_loss, never
 from minikd.losses.tokens import Pullback, blocks_of, check_same_vocabulary, counted_tokens, mean_share
-from minikd.softmax import check_temperature, working_dtype
+from minikd.softmax import check_floating, check_temperature, working_dtype
 from minikd.workers import Workers, parts_of
 
 FEWEST_TOKENS = 256
@@ -37,6 +37,7 @@ def linear_cross_entropy(
     hidden (..., C), weight (V, C), labels and mask (...) -> loss in nats; vjp(w) -> dhidden, dweight. `reduction` is
     mean or sum. `workers` are threads that share the work (on a CPU, and not from within one of them).
     """
+    check_floating(hidden=hidden, weight=weight)
     counted = _counted(hidden, weight, labels, mask)
 
     def block_loss(rows: slice, mask: Array | None, logits: Array) -> tuple[Array, Pullback]:
@@ -67,6 +68,12 @@ def linear_distillation_loss(
     logits (n, V) and labels (n,). `reduction` and `workers` as in `linear_cross_entropy`.
     """
     check_temperature(temperature)
+    check_floating(
+        student_hidden=student_hidden,
+        student_weight=student_weight,
+        teacher_hidden=teacher_hidden,
+        teacher_weight=teacher_weight,
+    )
     check_same_vocabulary(len(student_weight), len(teacher_weight))
     if teacher_hidden.shape[:-1] != student_hidden.shape[:-1]:
         raise ValueError(

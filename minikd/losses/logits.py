@@ -2,7 +2,7 @@
 
 Student logits and teacher logits (..., V); mask (...) bool, True where a token counts -> loss; vjp(w) -> dstudent. The
 teacher is a constant. `reduction`: mean over the counted tokens, sum, or none (loss and w are then (...)). ValueError:
-shapes or vocabularies that differ, a mean over no token.
+shapes or vocabularies that differ, logits of other types than `softmax` takes, a mean over no token.
 """
 
 import numpy as np

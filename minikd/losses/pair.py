@@ -14,7 +14,7 @@ import numpy as np
 from minikd.backend import Array, get_array_module, on_host, row_dot, row_sum
 from minikd.losses.careful import Careful, careful
 from minikd.losses.tokens import Pullback, check_pair, counted_tokens, token_loss
-from minikd.softmax import check_temperature, inverse, working_dtype
+from minikd.softmax import check_temperature, working_dtype
 
 Formula = Callable[[Any], tuple[Array, Array]]
 """A divergence between the p and q of a pair, in float64: values (n,), and T times its gradient at z, (n, V)."""
@@ -161,7 +161,7 @@ def divergence(
                 values, gradient = formula(with_care(z, u, *labels, temperature))
             if divisor != 1:
                 values, gradient = values / divisor, gradient / divisor
-            scale = get_array_module(z).full(len(z), inverse(temperature, dtype), dtype=dtype)
+            scale = get_array_module(z).full(len(z), 1 / float(temperature), dtype=dtype)
             return values.astype(dtype, copy=False), gradient.astype(dtype, copy=False), scale
 
     counted = counted_tokens(student_logits.shape, labels, mask)

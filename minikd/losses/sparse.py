@@ -12,10 +12,12 @@ import numpy as np
 
 from minikd.backend import Array, get_array_module, on_host, row_blocks, row_dot, to_host
 from minikd.losses.divergences import forward_kl
-from minikd.losses.tokens import Pullback, counted_tokens, token_loss
+from minikd.losses.tokens import Pullback, counted_tokens, is_integer, token_loss
 from minikd.softmax import (
+    TEMPERATURES,
+    check_floating,
     check_temperature,
-    inverse,
+    form,
     largest_entries,
     log_softmax,
     shift_and_scale,
@@ -32,6 +34,7 @@ def top_k_teacher(logits: Array, k: int, *, temperature: float = 1.0) -> tuple[A
     logits (..., V) -> ids (..., k) integers, logprobs (..., k) in nats, the largest first; which of several equal ones
     comes in last is left open. float16 and bfloat16 give float32. ValueError: k is not in 1 to V, and as in `softmax`.
     """
+    check_floating(logits=logits)
     _check_number("k", k, logits.shape[-1])
     xp = get_array_module(logits)
     z = logits.reshape(-1, logits.shape[-1])
@@ -61,13 +64,16 @@ def sample_teacher(
     are filled up with others of t = 0. RS-KD: Anshumann et al. 2025.
     distinct: draw n different entries, one after the other with probabilities as p; t = p / their sum, which favours
     the likely. Gemma 3 (Gemma Team 2025, section 2.2), which does not say how its entries are drawn.
-    ValueError: n below 1, a variant not among these, beta not above 0 or not 1 for `distinct`, and as in `softmax`.
+    ValueError: n below 1, a variant not among these, beta not in 1e-15 to 1e15 or not 1 for `distinct`, and as in
+    `softmax`.
     """
+    check_floating(logits=logits)
     _check_number("n", n, math.inf)
     if variant not in ("counts", "distinct"):
         raise ValueError(f"variant is {variant!r}; wanted 'counts' or 'distinct'")
-    if not 0 < beta < math.inf or (variant == "distinct" and beta != 1):
-        raise ValueError(f"beta is {beta}; wanted a finite number above 0, and 1 for variant 'distinct'")
+    lowest, highest = TEMPERATURES  # of which beta is the inverse
+    if not lowest <= beta <= highest or (variant == "distinct" and beta != 1):
+        raise ValueError(f"beta is {beta}; wanted a number from {lowest:g} to {highest:g}, 1 for variant 'distinct'")
     xp, dtype = get_array_module(logits), working_dtype(logits)
     z = logits.reshape(-1, logits.shape[-1])
     k = min(n, z.shape[-1])
@@ -103,6 +109,7 @@ def sparse_kl(
     token, logprobs that are NaN, inf or -inf throughout or, for bucket, have a sum of probabilities above 1, a student
     without mass on the ids (renormalize), a tail not among these, and as in `forward_kl` (values on a GPU: unseen).
     """
+    check_floating(student_logits=student_logits)
     check_temperature(temperature)
     if tail not in ("bucket", "renormalize", "zero"):
         raise ValueError(f"tail is {tail!r}; wanted 'bucket', 'renormalize' or 'zero'")
@@ -121,7 +128,7 @@ def sparse_kl(
             dstudent = vjp()
             dx *= dstudent[:, -1:]
             xp.put_along_axis(dx, at, dstudent[:, :-1], axis=-1)
-            scale = xp.full(len(z), inverse(temperature, dtype))
+            scale = xp.full(len(z), 1 / float(temperature))
             if tail == "zero":  # sum(p log p/q) = s KL(p/s || q) + s log s, s = sum(p)
                 total = xp.exp(log_p).sum(axis=-1)
                 values, scale = total * values + total * xp.log(total), total * scale
@@ -207,15 +214,16 @@ def _check_number(name: str, number: int, most: float) -> None:
 def _check_teacher(shape: tuple[int, ...], ids: Array, logprobs: Array, tail: str, counted: Array | None) -> None:
     """ValueError unless ids and logprobs (..., k) are a sparse teacher for logits of `shape` (..., V)."""
     tokens, n_classes = shape[:-1], shape[-1]
-    if ids.dtype.kind not in "iu" or ids.shape[:-1] != tokens or len(ids.shape) != len(shape) or ids.shape[-1] == 0:
-        raise ValueError(f"ids are {ids.dtype} {ids.shape}; wanted integers (..., k) for logits {shape}")
-    if logprobs.dtype.kind in "biu" or logprobs.shape != ids.shape:
-        raise ValueError(f"logprobs are {logprobs.dtype} {logprobs.shape}; wanted floats {ids.shape}, one for each id")
+    if not is_integer(ids) or ids.shape[:-1] != tokens or len(ids.shape) != len(shape) or ids.shape[-1] == 0:
+        raise ValueError(f"ids are {form(ids)}; wanted integers (..., k) for logits {shape}")
+    check_floating(logprobs=logprobs)
+    if logprobs.shape != ids.shape:
+        raise ValueError(f"logprobs are {form(logprobs)}; wanted floats {ids.shape}, one for each id")
     if not on_host(ids):
         return
     counts = np.ones(tokens, dtype=bool) if counted is None else counted
     _refuse("ids", ids, ((ids < 0) | (ids >= n_classes)) & counts[..., None], f"0 to {n_classes - 1}")
-    ordered = np.sort(ids, axis=-1)
+    ordered = np.sort(ids.astype(np.int64), axis=-1)
     repeated = np.where(np.diff(ordered) == 0, ordered[..., 1:], -1).max(axis=-1, initial=-1)
     _refuse("ids", repeated, (repeated >= 0) & counts, "every entry once", verb="repeats")
     log_p = logprobs.astype(np.float64)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minikd.backend import Array, get_array_module, on_host, row_blocks, unbuffered_rows
-from minikd.softmax import working_dtype
+from minikd.softmax import check_floating, form, working_dtype
 
 Pullback = Callable[..., Any]
 Rows = Callable[..., tuple[Array, Array, Array]]
@@ -103,8 +103,8 @@ def counted_tokens(shape: tuple[int, ...], labels: Array | None, mask: Array | N
     tokens = shape[:-1]
     counted = None
     if mask is not None:
-        if mask.dtype != bool or mask.shape != tokens:
-            raise ValueError(f"mask is {mask.dtype} {mask.shape}; wanted bool {tokens}, True where a token counts")
+        if form(mask) != f"bool {tokens}":
+            raise ValueError(f"mask is {form(mask)}; wanted bool {tokens}, True where a token counts")
         counted = mask
     if labels is not None:
         check_labels(labels, shape)
@@ -118,8 +118,8 @@ def counted_tokens(shape: tuple[int, ...], labels: Array | None, mask: Array | N
 def check_labels(labels: Array, shape: tuple[int, ...]) -> None:
     """ValueError unless labels (...) are classes, or -100, of logits of shape (..., V)."""
     tokens, n_classes = shape[:-1], shape[-1]
-    if labels.dtype.kind not in "iu" or labels.shape != tokens:
-        raise ValueError(f"labels are {labels.dtype} {labels.shape}; wanted integers {tokens} for logits {shape}")
+    if not is_integer(labels) or labels.shape != tokens:
+        raise ValueError(f"labels are {form(labels)}; wanted integers {tokens} for logits {shape}")
     if not on_host(labels):
         return
     wrong = ((labels < 0) | (labels >= n_classes)) & (labels != IGNORED_LABEL)
@@ -131,8 +131,14 @@ def check_labels(labels: Array, shape: tuple[int, ...]) -> None:
         )
 
 
+def is_integer(x: Any) -> bool:
+    """Whether `x` is an array of integers."""
+    return hasattr(x, "dtype") and x.dtype.kind in "iu"
+
+
 def check_pair(student_logits: Array, teacher_logits: Array) -> None:
     """ValueError unless student and teacher have logits of one shape (..., V)."""
+    check_floating(student_logits=student_logits, teacher_logits=teacher_logits)
     student, teacher = student_logits.shape, teacher_logits.shape
     check_same_vocabulary(student[-1], teacher[-1])
     if student != teacher:

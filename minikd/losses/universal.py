@@ -3,6 +3,7 @@
 from minikd.backend import Array, at_least_float32, get_array_module
 from minikd.losses.divergences import total_variation
 from minikd.losses.tokens import Pullback
+from minikd.softmax import check_floating
 
 
 def universal_logit_distance(
@@ -20,6 +21,7 @@ def universal_logit_distance(
     `total_variation`, but V and W may differ.
     Boizard et al. 2024 (ULD).
     """
+    check_floating(student_logits=student_logits, teacher_logits=teacher_logits)
     xp = get_array_module(student_logits)
     if teacher_logits.shape[:-1] != student_logits.shape[:-1]:
         raise ValueError(

@@ -11,8 +11,10 @@ def dropout(x: Array, rate: float, rng: np.random.Generator | None) -> tuple[Arr
     """Set each entry to 0 with probability `rate` and scale the others by 1 / (1 - rate); without `rng`, do nothing.
 
     x (...) -> y (...); vjp(dy) -> dx. The mask is drawn on the host, so a seed gives the same one on every device.
-    Srivastava et al. 2014, in the inverted form.
+    ValueError: a rate outside [0, 1). Srivastava et al. 2014, in the inverted form.
     """
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate is {rate}; wanted a number in [0, 1)")
     if rng is None or rate == 0:
         return x, lambda dy: dy
     keep = rng.random(x.shape, dtype=np.float32) >= rate

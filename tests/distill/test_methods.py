@@ -144,7 +144,7 @@ def test_schedules_that_cannot_be(arguments, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"temperature": 0.0}, "temperature is 0.0; wanted a finite number above 0"),
+        ({"temperature": 0.0}, "temperature is 0.0; wanted a number from 1e-15"),
         ({"alpha": 1.2}, "alpha is 1.2"),
         ({"divergence": "kl"}, "divergence is 'kl'; wanted one of forward_kl, reverse_kl"),
         ({"corpus_tokens": 0}, "corpus_tokens is 0"),

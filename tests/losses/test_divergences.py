@@ -322,7 +322,7 @@ def test_no_logit_is_too_large(divergence, dtype):
     student_masked = np.array([[low, low, 1, 2], [low, 0, 1, low], [low, 0, 1, 2], [1, 2, low, low]], dtype=dtype)
     teacher_masked = np.array([[low, 3, 2, 1], [1, low, 2, low], [low, 1, 1, 3], [low, low, 1, 2]], dtype=dtype)
     for one, other, temperatures in (
-        (student, teacher, (1.0, 1e300)),
+        (student, teacher, (1.0, 1e15)),
         (student_masked, teacher_masked, (0.05, 1.0, 100.0)),
     ):
         for temperature in temperatures:
@@ -449,7 +449,7 @@ def test_wrong_arguments(loss):
         loss(logits, np.zeros((2, 3, 4)))
     with pytest.raises(ValueError, match=r"student_logits are \(2, 3, 5\), teacher_logits \(2, 2, 5\)"):
         loss(logits, np.zeros((2, 2, 5)))
-    with pytest.raises(ValueError, match="temperature is -1; wanted a finite number above 0"):
+    with pytest.raises(ValueError, match="temperature is -1; wanted a number from 1e-15"):
         loss(logits, logits, temperature=-1)
     with pytest.raises(ValueError, match="reduction is 'average'"):
         loss(logits, logits, reduction="average")

@@ -255,6 +255,13 @@ def test_wrong_widths(batch):
     for loss in (attention_transfer, partial(relation_kd, n_head=1)):
         with pytest.raises(ValueError, match=r"student is \(12,\), teacher \(12,\); wanted \(..., T, C\)"):
             loss(student[0, 0], teacher[0, 0])
+    for loss in (mse_hidden, cosine_hidden, attention_transfer, partial(relation_kd, n_head=1)):
+        with pytest.raises(ValueError, match=r"student is int64 \(4, 5, 12\); wanted an array of type float16"):
+            loss(student.astype(int), teacher)
+        with pytest.raises(ValueError, match="teacher is a list; wanted an array"):
+            loss(student, teacher.tolist())
+    with pytest.raises(ValueError, match=r"projection is int64 \(12, 12\); wanted an array of type float16"):
+        mse_hidden(student, teacher, np.eye(12, dtype=int))
     for n_head in (0, 5):
         with pytest.raises(ValueError, match=f"n_head is {n_head}; wanted a divisor of the student's width 12"):
             relation_kd(student, teacher, n_head=n_head)

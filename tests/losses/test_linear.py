@@ -167,6 +167,10 @@ def test_wrong_arguments(batch):
     hidden, weight, teacher_hidden, teacher_weight, labels = batch
     with pytest.raises(ValueError, match=r"hidden is \(4, 5, 7\), weight \(41, 9\); wanted"):
         linear_cross_entropy(hidden, teacher_weight, labels)
+    with pytest.raises(ValueError, match=r"hidden is int64 \(4, 5, 7\); wanted an array of type float16"):
+        linear_cross_entropy(hidden.astype(int), weight, labels)
+    with pytest.raises(ValueError, match=r"teacher_weight is int64 \(41, 9\); wanted an array of type float16"):
+        linear_distillation_loss(hidden, weight, teacher_hidden, teacher_weight.astype(int), labels)
     with pytest.raises(ValueError, match=r"labels are int64 \(5,\); wanted integers \(4, 5\)"):
         linear_cross_entropy(hidden, weight, labels[0])
     with pytest.raises(ValueError, match=r"labels\[3, 4\] is 41"):

@@ -111,6 +111,17 @@ def test_float32_stays_float32(rng, batch):
         np.testing.assert_allclose(vjp(), vjp_exact(), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_extreme_temperatures_have_a_square(batch, dtype):
+    student, teacher, labels = batch[0].astype(dtype), batch[1].astype(dtype), batch[2]
+    for temperature in (1e-15, 1e15):
+        loss, vjp = distillation_loss(student, teacher, labels, temperature=temperature)
+        assert loss > 0 and np.isfinite(loss) and np.isfinite(vjp()).all()
+    for temperature in (5e-324, 1e-300, 1e38, 1e300):
+        with pytest.raises(ValueError, match=r"temperature is .*; wanted a number from 1e-15"):
+            distillation_loss(student, teacher, labels, temperature=temperature)
+
+
 def test_wrong_arguments(batch):
     student, teacher, labels = batch
     for alpha in (-0.1, 1.1, np.nan, np.full((4, 5), 2.0), lambda *logits: np.full((4, 5), -1.0)):

@@ -381,6 +381,14 @@ def test_random_draws_have_no_bias_where_the_most_likely_entries_have(rng, large
     assert expected < 0.2
 
 
+@pytest.mark.parametrize("tail", TAILS)
+def test_ids_without_a_sign(batch, tail):
+    student, _, ids, logprobs = batch
+    wanted, _ = sparse_kl(student, ids, logprobs, tail=tail)
+    for dtype in ("uint8", "uint16", "uint64"):
+        assert sparse_kl(student, ids.astype(dtype), logprobs, tail=tail)[0] == wanted
+
+
 def test_wrong_arguments(batch):
     student, _, ids, logprobs = batch
 
@@ -405,6 +413,8 @@ def test_wrong_arguments(batch):
     refused(r"logprobs\[1, 2, 3\] is inf; wanted numbers below inf", logprobs=changed(logprobs, INF))
     refused(r"max\(logprobs\)\[0, 0\] is -inf; wanted an entry above -inf", logprobs=np.full(ids.shape, -INF))
     refused(r"sum\(exp\(logprobs\)\)\[0, 0\] is .*; wanted at most 1", logprobs=np.exp(logprobs))
+    refused(r"ids are a list; wanted integers", ids=ids.tolist())
+    refused(r"logprobs are complex128", logprobs=logprobs.astype(complex))
     refused(r"tail is 'tail'; wanted 'bucket', 'renormalize' or 'zero'", tail="tail")
     refused("temperature is 0", temperature=0)
     refused("reduction is 'average'", reduction="average")
@@ -424,6 +434,6 @@ def test_wrong_arguments_of_the_teachers(rng, batch):
         sample_teacher(teacher, 0, rng)
     with pytest.raises(ValueError, match="variant is 'unique'; wanted 'counts' or 'distinct'"):
         sample_teacher(teacher, 3, rng, variant="unique")
-    for options in ({"beta": 0}, {"beta": -1}, {"beta": INF}, {"beta": 0.5, "variant": "distinct"}):
+    for options in ({"beta": 0}, {"beta": -1}, {"beta": INF}, {"beta": 1e-20}, {"beta": 0.5, "variant": "distinct"}):
         with pytest.raises(ValueError, match="beta is"):
             sample_teacher(teacher, 3, rng, **options)

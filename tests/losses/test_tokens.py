@@ -94,6 +94,30 @@ def test_a_sum_over_no_token_is_zero_and_a_mean_an_error(rng):
             loss(student, slice(0, 0))
 
 
+@pytest.mark.parametrize("dtype", [int, bool, complex, ">f8"])
+def test_logits_of_another_type_are_refused(rng, dtype):
+    for loss in losses(rng, (2, 3)):
+        with pytest.raises(ValueError, match=r"logits are \S+ \(2, 3, 41\); wanted an array of type float16"):
+            loss(np.ones((2, 3, N_CLASSES), dtype=dtype), ...)
+
+
+def test_what_is_no_array_is_refused(rng):
+    student = rng.normal(size=(2, 3, N_CLASSES))
+    for loss in losses(rng, (2, 3)):
+        for mask in (True, [[True] * 3] * 2):
+            with pytest.raises(ValueError, match=r"mask is a (bool|list); wanted bool \(2, 3\)"):
+                loss(student, ..., mask=mask)
+    with pytest.raises(ValueError, match="teacher_logits are a list; wanted an array"):
+        mse_logits(student, student.tolist())
+    with pytest.raises(ValueError, match=r"labels are a list; wanted integers \(2, 3\)"):
+        cross_entropy(student, [[0] * 3] * 2)
+    for shape in ((), (2, 0)):
+        with pytest.raises(ValueError, match=r"student_logits are float64 .*; wanted at least one axis"):
+            universal_logit_distance(np.zeros(shape), np.zeros(shape))
+        with pytest.raises(ValueError, match=r"logits are float64 .*; wanted at least one axis"):
+            cross_entropy(np.zeros(shape), np.zeros(shape[:-1], dtype=int))
+
+
 def test_block_size_changes_nothing(rng, monkeypatch):
     student = rng.normal(size=(40, N_CLASSES))
     mask = rng.random(40) < 0.8

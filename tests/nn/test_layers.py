@@ -113,6 +113,12 @@ def test_dropout_without_random_numbers_does_nothing(rng):
     assert dropout(x, 0.0, rng)[0] is x
 
 
+@pytest.mark.parametrize("rate", [-1, 1, 1.5, math.nan])
+def test_dropout_of_another_rate(rng, rate):
+    with pytest.raises(ValueError, match=rf"rate is {rate}; wanted a number in \[0, 1\)"):
+        dropout(np.ones(3), rate, rng)
+
+
 @pytest.mark.parametrize(
     "layer",
     [
