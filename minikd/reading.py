@@ -36,7 +36,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def parse_json_object(data: bytes, name: str) -> dict[str, Any]:
     """The JSON object in UTF-8 bytes; UserError, which begins with `name`, when they are something else."""
     try:
-        value = json.loads(data.decode("utf-8"))
+        value = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{name}: not JSON ({reason}); wanted a JSON object") from error

@@ -127,9 +127,11 @@ def open_corpus(paths: Sequence[str | os.PathLike[str]] = ()) -> Corpus:
     if not paths:
         return python_docs()
     files = [file for path in paths for file in _files_of(Path(path))]
-    by_place: dict[str, Path] = {}
+    by_place: dict[tuple[int, int], Path] = {}
     for file in files:
-        twin = by_place.setdefault(os.path.realpath(file), file)
+        with reading(file):
+            place = file.stat()
+        twin = by_place.setdefault((place.st_dev, place.st_ino), file)
         if twin is not file:
             raise UserError(f"{file}: the same file as {twin}, so one text could be both training and validation text")
     first = os.path.basename(os.path.abspath(paths[0]))

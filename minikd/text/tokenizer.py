@@ -4,6 +4,7 @@ Text is data, never markup: a text that spells "<|endoftext|>" becomes ordinary 
 id of the special token is only ever written by the program.
 """
 
+import codecs
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from minikd.reading import parse_json_object, read_json_object, reading
 END_OF_TEXT = "<|endoftext|>"
 N_BYTES = 256
 SMALLEST_VOCABULARY = N_BYTES + 1  # every byte, and END_OF_TEXT
+LARGEST_VOCABULARY = 2**24  # more than a text supports; the trainer reserves memory for every token asked of it
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 
 PIECE_CHARACTERS = 64 * 1024
@@ -76,7 +78,7 @@ class Tokenizer:
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
+            vocab_size=min(vocab_size, LARGEST_VOCABULARY),
             min_frequency=2,
             special_tokens=[END_OF_TEXT],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -104,7 +106,7 @@ class Tokenizer:
             data = file.read_bytes()
         parse_json_object(data, str(file))
         try:
-            backend = tokenizers.Tokenizer.from_buffer(data)
+            backend = tokenizers.Tokenizer.from_buffer(data.removeprefix(codecs.BOM_UTF8))
         except Exception as error:
             reason = str(error).partition("\n")[0]
             raise UserError(f"{file}: not a tokenizer ({reason}); wanted a tokenizer.json") from error
@@ -112,6 +114,8 @@ class Tokenizer:
         if not vocab or max(vocab.values()) > 2 * len(vocab) + N_BYTES:
             last = max(vocab.values(), default=-1)
             raise UserError(f"{file}: {len(vocab)} tokens with ids up to {last}; wanted tokens without such gaps")
+        if (n_ids := len(set(vocab.values()))) < len(vocab):
+            raise UserError(f"{file}: {len(vocab)} tokens share {n_ids} ids; wanted an id of its own for each")
         return cls(backend, _end_of_text(file.parent / TOKENIZER_CONFIG, vocab))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -152,7 +156,12 @@ class Tokenizer:
     def _encode_all(self, texts: list[str]) -> list[Array]:
         for text in texts:
             _check_characters(text)
-        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        try:
+            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:  # the library's only kind: its model misses the token that it has for the unknown
+            raise UserError(
+                f"the tokenizer has no tokens for some of the text ({error}); wanted one that has some for any text"
+            ) from error
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     def decode(self, ids: Sequence[int] | Array) -> str:

@@ -119,7 +119,8 @@ def test_no_text_is_read_twice(tmp_path):
     path = tmp_path / "t.txt"
     path.write_text("text")
     (tmp_path / "link.txt").symlink_to(path)
-    for paths in ([path, path], [tmp_path], [path, tmp_path / "link.txt"]):
+    (tmp_path / "hard").hardlink_to(path)
+    for paths in ([path, path], [tmp_path], [path, tmp_path / "link.txt"], [path, tmp_path / "hard"]):
         with pytest.raises(UserError, match="the same file as"):
             open_corpus(paths)
 

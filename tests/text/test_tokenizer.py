@@ -1,3 +1,4 @@
+import codecs
 import json
 import subprocess
 import sys
@@ -213,6 +214,13 @@ def test_save_and_load(which, request, tmp_path):
             np.testing.assert_array_equal(loaded.encode(text), tokenizer.encode(text))
 
 
+def test_a_byte_order_mark_is_dropped(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    for file in tmp_path.iterdir():
+        file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+    assert Tokenizer.load(tmp_path).same_as(tokenizer)
+
+
 def test_the_end_of_text_is_found_without_a_configuration(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     (tmp_path / "tokenizer_config.json").unlink()
@@ -237,6 +245,10 @@ def test_other_tokenizers_are_told_apart(tokenizer, later):
         ('{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}}', "not a tokenizer"),
         ('{"model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": []}', "0 tokens|not a tokenizer"),
         ('{"model": {"type": "WordLevel", "vocab": {"a": 4000000000}, "unk_token": "a"}}', "without such gaps"),
+        (
+            '{"model": {"type": "WordLevel", "vocab": {"a": 0, "b": 0}, "unk_token": "a"}}',
+            "2 tokens share 1 ids",
+        ),
     ],
 )
 def test_what_is_no_tokenizer_gets_one_line(tmp_path, content, message):
@@ -247,6 +259,22 @@ def test_what_is_no_tokenizer_gets_one_line(tmp_path, content, message):
         with pytest.raises(UserError, match=message) as caught:
             Tokenizer.load(path)
         assert str(caught.value).startswith(f"{file}: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.WordLevel({"a": 0}, unk_token="?"),
+        models.WordPiece({"a": 0}, unk_token="?"),
+        models.Unigram([("a", -1.0)]),
+    ],
+)
+def test_a_tokenizer_without_its_token_for_the_unknown(tmp_path, model):
+    tokenizers.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.encode("a").tolist() == [0]
+    with pytest.raises(UserError, match="has no tokens for some of the text"):
+        tokenizer.encode("b")
 
 
 def test_truncated_and_altered_tokenizers_get_one_line_or_load(tokenizer, tmp_path):
