@@ -133,8 +133,9 @@ def prepare_out_folder(path: str | os.PathLike[str], *, resume: bool = False) ->
     """
     path = Path(path)
     with writing(path):
-        if path.exists() and not path.is_dir():
-            raise UserError(f"{path} is a file; wanted a folder for the results")
+        if os.path.lexists(path) and not path.is_dir():
+            found = "a file" if path.exists() else "a link to nothing"
+            raise UserError(f"{path} is {found}; wanted a folder for the results")
         if resume and not (has_state(path) or (path / "config.json").exists()):
             raise UserError(f"{path}: there is no state to resume from; wanted the folder of an unfinished run")
         path.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,8 @@ def load_model(folder: str | os.PathLike[str], *, dtype: Any = np.float32) -> tu
         if not folder.is_dir():
             found = "a file" if folder.exists() else "no such folder"
             raise UserError(f"{folder}: {found}; wanted a model folder (config.json, {WEIGHTS}, tokenizer.json)")
+        if (folder / "model" / "config.json").exists():
+            raise UserError(f"{folder}: the folder of a run; wanted its model, {folder / 'model'}")
         if (folder / SUMS).exists():
             verify_sums(folder, required=("config.json", WEIGHTS, "tokenizer.json"))
     config = load_config(folder)
@@ -100,7 +103,7 @@ def load_config(folder: str | os.PathLike[str]) -> GPT2Config:
         raise UserError(f"{path}: {missing[0]} is missing; wanted a whole number of at least 1")
     rates = {name: fields.get(name, default) for name, default in DEFAULTS.items()}
     for name, value in rates.items():
-        if name != "n_inner" and not (type(value) in (int, float) and math.isfinite(value)):
+        if name != "n_inner" and not (type(value) in (int, float) and abs(value) <= sys.float_info.max):
             raise UserError(f"{path}: {name} is {value!r}; wanted a number")
     try:
         return GPT2Config(**{name: fields[name] for name in SIZES}, **rates)

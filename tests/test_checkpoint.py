@@ -240,6 +240,12 @@ def test_a_file_in_place_of_the_out_folder(tmp_path, resume):
     assert (tmp_path / "out").read_text() == "x"
 
 
+def test_a_link_to_nothing_in_place_of_the_out_folder(tmp_path):
+    (tmp_path / "out").symlink_to("nowhere")
+    with pytest.raises(UserError, match="out is a link to nothing; wanted a folder for the results"):
+        prepare_out_folder(tmp_path / "out")
+
+
 def test_an_out_folder_that_is_not_empty(run):
     with pytest.raises(UserError, match="run is not empty; wanted a new or empty folder, or to resume the run in it"):
         prepare_out_folder(run)

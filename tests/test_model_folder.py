@@ -277,6 +277,8 @@ def test_truncated_weights(folder, share, checksums):
         ({"resid_pdrop": 1.5}, "resid_pdrop is 1.5; wanted a rate"),
         ({"layer_norm_epsilon": None}, "layer_norm_epsilon is None; wanted a number"),
         ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon is nan; wanted a number"),
+        ({"layer_norm_epsilon": 10**400}, "layer_norm_epsilon is 1000"),
+        ({"embd_pdrop": -(10**400)}, "embd_pdrop is -1000"),
     ],
 )
 def test_config_that_cannot_be(published, fields, complaint):

@@ -33,7 +33,7 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="is not empty; wanted a new or an empty folder"):
         make_course(tmp_path)
-    with pytest.raises(UserError, match="is not empty"):
+    with pytest.raises(UserError, match="is a file; wanted a folder"):
         make_course(tmp_path / "notes.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
