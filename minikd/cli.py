@@ -88,7 +88,7 @@ app = App(
     help="Distil a small language model on real text: a teacher, and students that learn from it in different ways.",
     version=package_version("minikd"),
     config=fill_in,
-    default_parameter=Parameter(negative_iterable=(), show_default=shown),
+    default_parameter=Parameter(negative_iterable=(), json_list=False, show_default=shown),
 )
 
 
@@ -330,8 +330,10 @@ def vectors(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 2 when it cannot be done as asked, 130 after Ctrl-C."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # what overflows is told as a loss
             code = run_command(sys.argv[1:] if argv is None else argv)
@@ -340,12 +342,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return say(f"error: {error}", 2)
     except MemoryError as error:
-        return say(f"error: not enough memory: {error}", 2)
+        return say(": ".join(filter(None, ("error: not enough memory", str(error)))), 2)
     except Interrupted as error:
         return say(str(error), 130)
     except KeyboardInterrupt:
         return say("stopped", 130)
-    except BrokenPipeError:  # whoever reads has read enough
+    except (BrokenPipeError, SystemExit):  # whoever reads has read enough, which rich makes a SystemExit
         write_no_more()
         return 141
     except OSError as error:

@@ -203,11 +203,13 @@ def in_out_folder(call: Call, machine: Machine, inputs: Mapping[str, str | None]
 
 @contextmanager
 def nothing_left(folder: Path, *beginnings: str, unless: bool) -> Iterator[None]:
-    """Remove a folder that is new, or empty but for `beginnings`, if the block refuses to go on in it."""
+    """Remove a folder that is new, or empty but for `beginnings`, if the block fails in it; Ctrl-C is no failure."""
     new = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         yield
-    except (UserError, MemoryError):
+    except (Interrupted, KeyboardInterrupt):
+        raise
+    except BaseException:
         if not unless:
             with suppress(OSError):
                 if set(os.listdir(folder)) <= set(beginnings):

@@ -57,6 +57,8 @@ class ModelConfig:
     """dropout on embeddings, attention weights and residual branches"""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; wanted a rate in [0, 1)")
         self.gpt2(vocab_size=1, n_positions=1)
 
     def gpt2(self, vocab_size: int, n_positions: int) -> GPT2Config:
@@ -215,7 +217,7 @@ def run(
     resume: bool = False,
 ) -> Result:
     """Train `student` (in place) by `method` and leave everything in `folder`: see the README for what lies where."""
-    check(student, teacher, data, train_config.context)
+    check(student, teacher, data, train_config)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
@@ -266,8 +268,11 @@ def run(
     return result
 
 
-def check(student: GPT2, teacher: GPT2 | None, data: Data, context: int) -> None:
-    """UserError unless models, text and context fit together."""
+def check(student: GPT2, teacher: GPT2 | None, data: Data, train_config: TrainConfig) -> None:
+    """UserError unless models, text, context and evaluation fit together."""
+    if train_config.eval_tokens < 2:
+        raise UserError(f"eval_tokens is {train_config.eval_tokens}; wanted at least 2, one to read and one to predict")
+    context = train_config.context
     models = {"student": student.config} | ({"teacher": teacher.config} if teacher is not None else {})
     for name, config in models.items():
         if config.vocab_size != student.config.vocab_size:

@@ -5,6 +5,7 @@ With `--resume` the defaults are the options of the run in the folder; what is g
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -27,6 +28,9 @@ MOOT = {
     "tokenizer": ("vocab_size",),
 }
 """What a folder brings with it, and what can therefore not be chosen beside it."""
+
+LARGEST = 2**31 - 1
+"""The largest whole number that an option takes."""
 
 KINDS: dict[type, tuple[type | tuple[type, ...], str]] = {
     bool: (bool, "true or false"),
@@ -52,11 +56,11 @@ def _plain(value: Any) -> Any:
 
 def fill_in(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Give the arguments of a command what is not on the command line; a UserError says what cannot be."""
+    for argument in arguments:
+        _check_values(argument)
     by_name = {name: argument for argument in arguments for name in argument.names if name.startswith("--")}
     if (file := _value(by_name, "--config")) is not None:
         _add(by_name, read_options(file), str(file))
-    for argument in arguments:
-        _check_whole_numbers(argument)
     _refuse_moot(by_name)
     if _value(by_name, "--resume"):
         folder = _value(by_name, "--out")
@@ -73,7 +77,7 @@ def read_options(path: Path) -> dict[str, Any]:
     with reading(path):
         data = path.read_bytes()
     try:
-        options = tomllib.loads(data.decode("utf-8"))
+        options = tomllib.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: not TOML ({' '.join(str(error).split())}); wanted lines like `steps = 600`"
@@ -145,6 +149,7 @@ def _add(by_name: Mapping[str, Argument], options: Mapping[str, Any], source: st
             if not isinstance(item, accepted) or isinstance(item, bool) != (accepted is bool):
                 raise UserError(f"{source}: {key} is {_shown(item)}; wanted {wanted(argument)}")
             argument.append(Token(keyword=key, value=str(item), source=source, index=i))
+        _check_values(argument)
 
 
 def _kind(hint: Any) -> type:
@@ -154,13 +159,18 @@ def _kind(hint: Any) -> type:
     return str if get_origin(hint) is Literal else hint
 
 
-def _check_whole_numbers(argument: Argument) -> None:
-    """The command line library would round 1.5 to 2."""
-    if argument.resolved_hint is int:
-        for token in argument.tokens:
-            is_flag = argument.parameter.count and not token.value
-            if not is_flag and not token.value.lstrip("+-").isdecimal():
-                raise UserError(f"{token.keyword or argument.name} is {token.value!r}; wanted {wanted(argument)}")
+def _check_values(argument: Argument) -> None:
+    """What the command line library lets pass: it would round 1.5 to 2, and take '' for the current folder."""
+    kind = _kind(argument.resolved_hint)
+    for token in argument.tokens:
+        name, is_flag = token.keyword or argument.name, argument.parameter.count and not token.value
+        if kind is Path and not token.value:
+            raise UserError(f"{name} is empty; wanted {wanted(argument)}")
+        if kind is int and not is_flag:
+            if not re.fullmatch(r"[+-]?\d+", token.value):
+                raise UserError(f"{name} is {token.value!r}; wanted {wanted(argument)}")
+            if abs(float(token.value)) > LARGEST:
+                raise UserError(f"{name} is {token.value}; wanted at most {LARGEST}")
 
 
 def _refuse_moot(by_name: Mapping[str, Argument]) -> None:

@@ -128,11 +128,17 @@ def test_text_to_evaluate_on(refused, tmp_path, teacher):
         ({"n_head": 3}, "n_head is 3, which does not divide n_embd, 16"),
         ({"n_layer": 0}, "n_layer is 0; wanted a whole number of at least 1"),
         ({"n_embd": -16}, "n_embd is -16; wanted a whole number of at least 1"),
-        ({"dropout": 1}, r"embd_pdrop is 1.0; wanted a rate in \[0, 1\)"),
+        ({"dropout": 1}, r"dropout is 1.0; wanted a rate in \[0, 1\)"),
+        ({"dropout": "nan"}, r"dropout is nan; wanted a rate in \[0, 1\)"),
         ({"context": 0}, "context is 0; wanted at least 1"),
+        ({"eval_tokens": 1}, "eval_tokens is 1; wanted at least 2"),
         ({"val_fraction": 0}, "val_fraction is 0.0; wanted a number between 0 and 1"),
         ({"val_fraction": 1.5}, "val_fraction is 1.5; wanted a number between 0 and 1"),
         ({"n_embd": 2**28}, "not enough memory"),
+        ({"vocab_size": 2**31 - 1}, "vocabulary size 2147483647 is larger than the training text supports"),
+        ({"vocab_size": 2**31}, "--vocab-size is 2147483648; wanted at most 2147483647"),
+        ({"batch_size": 10**23}, "--batch-size is 1000.*; wanted at most 2147483647"),
+        ({"threads": "9" * 5000}, "--threads is 9999.*; wanted at most 2147483647"),
     ],
 )
 def test_sizes(refused, text, options, message):
@@ -315,6 +321,25 @@ def test_a_tokenizer_that_is_none(refused, text, model, tmp_path, content):
     refused(("sample", model), r"tokenizer.json: (not a tokenizer|not JSON|JSON, but)")
 
 
+def test_a_tokenizer_that_does_not_know_all_of_the_text(refused, text, model, tmp_path):
+    words = {"model": {"type": "WordLevel", "vocab": {"ba": 0}, "unk_token": "[UNK]"}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(words))
+    message = r"the tokenizer has no tokens for some of the text \(WordLevel error: .*\); wanted one"
+    refused(train(text=text, tokenizer="tokenizer.json", vocab_size=None), message)
+    (model / SUMS).unlink()
+    shutil.copy("tokenizer.json", model)
+    refused(("sample", model, "--prompt", "de"), message)
+
+
+def test_the_folder_of_a_run_in_place_of_its_model(refused, text, teacher, tmp_path):
+    shutil.copytree(teacher, tmp_path / "run" / "model")
+    (tmp_path / "run" / "config.json").write_text('{"command": "train"}')
+    message = "run: the folder of a run; wanted its model, run/model$"
+    refused(("sample", "run"), message)
+    refused(distill(text=text, teacher="run"), message)
+    refused(("train", "--text", text, "--init", "run"), message)
+
+
 @pytest.mark.parametrize("argv", [("eval",), ("sample",), ("info",), ("distill", "--out", "out", "--teacher")])
 def test_no_model_folder(refused, argv):
     refused((*argv, "nowhere"), "nowhere: no such folder; wanted a model folder")
@@ -354,6 +379,14 @@ def test_a_refused_command_leaves_an_empty_folder_empty(refused, text, tmp_path)
         for out in ("out", "a/b/c"):
             argv = (name, "--text", text, "--vocab-size", 100_000, "--out", out)
             refused(argv, "vocabulary size 100000 is larger than the training text supports")
+
+
+def test_whatever_fails_before_the_first_step_leaves_nothing(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("minikd.job.tokenize", None)
+    with pytest.raises(TypeError):
+        command(*train(text=text))
+    assert os.listdir() == []
 
 
 @pytest.mark.parametrize("n_bytes", [200, 1200, 4000])
@@ -428,6 +461,7 @@ def test_numbers(refused, text, teacher, options, message):
         ({"top_p": 0}, r"top_p is 0.0; wanted a share in \(0, 1\]"),
         ({"tokens": 0}, "tokens is 0; wanted at least 1"),
         ({"texts": 0}, "texts is 0; wanted at least 1"),
+        ({"texts": 10**12}, "--texts is 1000000000000; wanted at most 2147483647"),
         ({"seed": -1}, "seed is -1; wanted at least 0"),
     ],
 )
@@ -457,6 +491,7 @@ def test_no_gpu(refused, monkeypatch, text, teacher, command):
         (("train", "--steps"), "--steps has no value"),
         (("train", "--steps", "many"), "--steps is 'many'; wanted a whole number"),
         (("train", "--steps", 1.5), "--steps is '1.5'; wanted a whole number"),
+        (("train", "--steps", "+-5"), "--steps is '+-5'; wanted a whole number"),
         (("train", "--learning-rate", "fast"), "--learning-rate is 'fast'; wanted a number"),
         (("train", "--seed", 1, "--seed", 2), "--seed is given twice"),
         (("train", "--device", "tpu"), "--device is 'tpu'; wanted one of auto, cpu, gpu"),
@@ -464,6 +499,10 @@ def test_no_gpu(refused, monkeypatch, text, teacher, command):
         (("train", "text.txt"), "'text.txt' belongs to no option; see --help"),
         (("distill", "--method", "magic"), "--method is 'magic'; wanted one of scratch, soft, hard, sequence"),
         (("eval",), "MODEL is missing; wanted a folder of the model"),
+        (("sample", ""), "MODEL is empty; wanted a path"),
+        (("train", "--text", ""), "--text is empty; wanted a path"),
+        (("train", "--config", ""), "--config is empty; wanted a path"),
+        (("distill", "--teacher="), "--teacher is empty; wanted a path"),
         (("compare", "--preset", "huge"), "--preset is 'huge'; wanted one of tiny, lesson, small"),
         (("compare", "--seeds", 0), "seeds is 0; wanted at least 1"),
         (("train", "--init", "m", "--n-layer", 2), "--n-layer cannot be chosen beside --init, which brings its own"),
@@ -488,8 +527,11 @@ def test_command_line(refused, argv, message):
         ("quiet = 1", "options.toml: quiet is 1; wanted true or false"),
         ("text = 7", "options.toml: text is 7; wanted a path"),
         ("text = ['a', 7]", "options.toml: text is 7; wanted a path"),
+        ("text = ['a', '']", "text is empty; wanted a path"),
         ("device = 'tpu'", "device is 'tpu'; wanted one of auto, cpu, gpu"),
         ("steps = 0", "steps is 0; wanted at least 1"),
+        ("\u00ef\u00bb\u00bfsteps = 0", "steps is 0; wanted at least 1"),  # after a byte order mark
+        ("steps = 3000000000", "steps is 3000000000; wanted at most 2147483647"),
         ("config = 'other.toml'", "options.toml: config is an option of the command line only"),
         ("steps = = 3", "options.toml: not TOML"),
         ("caf\u00e9", "options.toml: not TOML"),
