@@ -67,6 +67,8 @@ Right is a relative error below 1e-7 in float64, 1e-4 in float32. `reduction` ma
 def make_course(folder: Path) -> None:
     """Write the student's folder. UserError: there is something in it already, or it cannot be written."""
     with reading(folder):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file; wanted a folder, new or empty")
         if folder.is_dir() and any(folder.iterdir()):
             raise UserError(f"{folder} is not empty; wanted a new or an empty folder")
     columns = "\n".join(f"- **{HEADINGS.get(name, name)}**: {meaning}" for name, meaning in COLUMNS.items())
