@@ -1,6 +1,7 @@
 """Write the page about speed and memory from what `python -m benchmarks` measured; `python -m docs` calls this."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 from minikd.atomic import atomic_write
 
 PAGE = Path(__file__).with_name("benchmarks.md")
-MEASURED = Path(__file__).parents[1] / "benchmarks" / "results" / "cpu.json"
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+MEASURED = (RESULTS / "cpu.json", RESULTS / "cpu-losses.json")
 
 MIB = 1024 * 1024
 BUSY = 0.1  # cores; more work beside the two sides than this distorts a ratio
@@ -33,7 +35,7 @@ and all gradients, 2,048 tokens, a student of 256 channels and a teacher of 512,
 """
 
 SECTION = """
-## {threads} {unit}
+## {sizes}: {threads} {unit}
 
 {cpu}, {cores} cores, {system}; Python {python}, {versions}. {rounds} rounds.
 
@@ -53,9 +55,9 @@ HEADINGS = [
 ]
 
 
-def page(report: dict[str, Any]) -> str:
-    """The page about this report."""
-    return INTRODUCTION + section(report)
+def page(reports: Iterable[dict[str, Any]]) -> str:
+    """The page about these reports."""
+    return INTRODUCTION + "".join(map(section, reports))
 
 
 def section(report: dict[str, Any]) -> str:
@@ -63,6 +65,7 @@ def section(report: dict[str, Any]) -> str:
     threads = report["threads"]
     rows = [HEADINGS, ["---"] * 2 + ["---:"] * (len(HEADINGS) - 2), *map(row, report["cases"])]
     text = SECTION.format(
+        sizes=", ".join(dict.fromkeys(case["size"] for case in report["cases"])),
         threads=threads,
         unit="thread" if threads == 1 else "threads each",
         rounds=report["rounds"],
@@ -106,7 +109,7 @@ def distorted(case: dict[str, Any]) -> bool:
 def main() -> None:
     """Write the page."""
     with atomic_write(PAGE) as file:
-        file.write(page(json.loads(MEASURED.read_text(encoding="utf-8"))))
+        file.write(page(json.loads(path.read_text(encoding="utf-8")) for path in MEASURED))
 
 
 if __name__ == "__main__":

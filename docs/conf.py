@@ -53,6 +53,7 @@ PAGES = {
     "lessons": "lessons.md",
     "lessons/README.md": "lessons.md",
     "benchmarks/results/cpu.json": "benchmarks.md",
+    "benchmarks/results/cpu-losses.json": "benchmarks.md",
 }
 LINK = re.compile(r"(\[[^][]*\])\(([^)#\s]+)\)")
 IMAGE = re.compile(r'(src=")docs/')
